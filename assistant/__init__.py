@@ -1,0 +1,1 @@
+"""Little Assistant: from a name to a tested, deployed personal assistant."""

@@ -1,0 +1,198 @@
+"""Rows of messages and the file formats they travel in. Knows nothing of models or identities."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+from assistant.settings import near_names, write_text
+
+Role = Literal["system", "user", "assistant"]
+Format = Literal["openai", "xtuner", "alpaca", "sharegpt"]
+
+
+class Message(TypedDict):
+    role: Role
+    content: str
+
+
+class Row(TypedDict):
+    """One conversation. `kind` tells the trainer what the row is for; `lang` is a BCP-47 tag."""
+
+    messages: list[Message]
+    kind: NotRequired[str]
+    lang: NotRequired[str]
+
+
+def user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def system(text: str) -> Message:
+    return {"role": "system", "content": text}
+
+
+def check_messages(messages: Any, place: str, *, must_end_with: str | None = None) -> list[Message]:
+    """Validate one conversation: optional system first, then user and assistant in turn.
+
+    Raises ValueError that begins with `place` (a file and line) and says what would be right.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f'{place}: "messages" must be a list of at least one {{"role", "content"}} object')
+    previous = ""
+    for message in messages:
+        previous = _check_turn(message, previous, place)
+    if previous == "system":
+        raise ValueError(f"{place}: only a system message; a user turn must follow it")
+    if must_end_with and previous != must_end_with:
+        raise ValueError(f"{place}: the last turn is {previous}; it must be {must_end_with}")
+    return cast(list[Message], messages)
+
+
+def _check_turn(message: Any, previous: str, place: str) -> str:
+    if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+        raise ValueError(f'{place}: each message must be an object with "role" and a text "content"')
+    role = message.get("role")
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"{place}: role {role!r}{near_names(str(role), ('system', 'user', 'assistant'))}")
+    if role == "system" and previous:
+        raise ValueError(f"{place}: a system message in the middle; it must come first")
+    if role == "assistant" and previous in ("", "system"):
+        raise ValueError(f"{place}: an assistant turn before any user turn; turns must begin with user")
+    if role == previous:
+        raise ValueError(f"{place}: two {role} turns in a row; turns must alternate")
+    if role != "system" and not message["content"].strip():
+        raise ValueError(f"{place}: an empty {role} turn")
+    return role
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (place, object) for each line that is not blank; `place` is `file:line`.
+
+    Raises ValueError naming file and line for a line that is not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from None
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            yield f"{path}:{number}", _parse(line, f"{path}:{number}")
+
+
+def _parse(line: str, place: str) -> Any:
+    try:
+        return json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        raise ValueError(f"{place}: not JSON ({reason}); each line must be one JSON object") from None
+
+
+def load_rows(path: Path) -> list[Row]:
+    """Read rows in any of the formats; the format is recognised line by line.
+
+    Raises ValueError with file and line; an empty file is an error too.
+    """
+    rows = [row_from(entry, place) for place, entry in read_jsonl(path)]
+    if not rows:
+        raise ValueError(f"{path} holds no rows")
+    return rows
+
+
+def row_from(entry: Any, place: str) -> Row:
+    """One row from an OpenAI, XTuner, Alpaca or ShareGPT object.
+
+    Raises ValueError at `place` for an object of none of these shapes, or whose turns are out of order.
+    """
+    if not isinstance(entry, dict):
+        raise ValueError(f"{place}: must be a JSON object, not {type(entry).__name__}")
+    for key, read in (
+        ("messages", lambda: entry["messages"]),
+        ("conversation", lambda: _from_xtuner(entry["conversation"], place)),
+        ("conversations", lambda: _from_sharegpt(entry, place)),
+        ("instruction", lambda: _from_alpaca(entry, place)),
+    ):
+        if key in entry:
+            row: dict[str, Any] = {"messages": check_messages(read(), place, must_end_with="assistant")}
+            row |= {key: entry[key] for key in ("kind", "lang") if isinstance(entry.get(key), str)}
+            return cast(Row, row)
+    known = "messages (OpenAI), conversation (XTuner), conversations (ShareGPT), instruction (Alpaca)"
+    raise ValueError(f"{place}: none of the keys {known}; found: {', '.join(map(str, entry)) or 'nothing'}")
+
+
+def write_rows(path: Path, rows: Iterable[Row], format: Format = "openai") -> None:
+    """Write rows as JSON lines, whole or not at all."""
+    shape = {"openai": dict, "xtuner": _to_xtuner, "alpaca": _to_alpaca, "sharegpt": _to_sharegpt}[format]
+    lines = [json.dumps(shape(row), ensure_ascii=False) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def split_turns(messages: list[Message]) -> tuple[str, list[tuple[str, str]]]:
+    """(system text or "", [(user, assistant), …]) of a conversation that ends with the assistant."""
+    has_system = messages[0]["role"] == "system"
+    turns = messages[has_system:]
+    pairs = [(turns[i]["content"], turns[i + 1]["content"]) for i in range(0, len(turns) - 1, 2)]
+    return (messages[0]["content"] if has_system else ""), pairs
+
+
+def _to_xtuner(row: Row) -> dict[str, Any]:
+    system_text, pairs = split_turns(row["messages"])
+    turns: list[dict[str, str]] = [{"input": question, "output": answer} for question, answer in pairs]
+    if system_text:
+        turns[0] = {"system": system_text, **turns[0]}
+    return {"conversation": turns}
+
+
+def _to_alpaca(row: Row) -> dict[str, Any]:
+    system_text, pairs = split_turns(row["messages"])
+    *history, (question, answer) = pairs
+    entry: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
+    if system_text:
+        entry["system"] = system_text
+    if history:
+        entry["history"] = [list(pair) for pair in history]
+    return entry
+
+
+def _to_sharegpt(row: Row) -> dict[str, Any]:
+    names = {"system": "system", "user": "human", "assistant": "gpt"}
+    return {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in row["messages"]]}
+
+
+def _from_xtuner(turns: Any, place: str) -> list[Message]:
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise ValueError(f'{place}: "conversation" must be a list of {{"input", "output"}} objects')
+    messages: list[Message] = []
+    for turn in turns:
+        if turn.get("system") and not messages:
+            messages.append(system(turn["system"]))
+        messages += [user(turn.get("input")), assistant(turn.get("output"))]  # type: ignore[arg-type]
+    return messages
+
+
+def _from_alpaca(entry: dict[str, Any], place: str) -> list[Message]:
+    if not all(isinstance(entry.get(key, ""), str) for key in ("instruction", "input", "output", "system")):
+        raise ValueError(f"{place}: instruction, input, output and system must be texts")
+    messages = [system(entry["system"])] if entry.get("system") else []
+    for pair in entry.get("history") or []:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ValueError(f"{place}: history must be a list of [question, answer] pairs")
+        messages += [user(pair[0]), assistant(pair[1])]
+    question = "\n".join(part for part in (entry["instruction"], entry.get("input")) if part)
+    return [*messages, user(question), assistant(entry.get("output", ""))]
+
+
+def _from_sharegpt(entry: dict[str, Any], place: str) -> list[Message]:
+    roles = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+    messages: list[Any] = [system(entry["system"])] if isinstance(entry.get("system"), str) else []
+    for turn in entry["conversations"] if isinstance(entry["conversations"], list) else [None]:
+        if not isinstance(turn, dict) or turn.get("from") not in roles:
+            raise ValueError(f'{place}: each of "conversations" needs "from" (system, human or gpt) and "value"')
+        messages.append({"role": roles[turn["from"]], "content": turn.get("value")})
+    return messages
