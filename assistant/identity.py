@@ -1,0 +1,256 @@
+"""The identity card and the rows it becomes: wordings × pressures × answers, from data/identity/.
+
+Knows nothing of models. The texts are data; this file only combines them.
+"""
+
+import dataclasses
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from assistant.conversations import Message, Row, assistant, system, user
+from assistant.settings import DATA, load_toml, near_names
+
+LONGEST_NAME = 80
+MOST_REPEATS = 4  # of one exact (question, answer) pair; more repeats cost retention (science: A0)
+DEV_SHARE = 8  # every 8th wording is held out for dev.jsonl
+# rows of each kind in 100; the rest of the mixture is the direct questions
+SHARES = {"denial": 13, "pressure": 9, "system": 7, "multi_turn": 8, "greeting": 4, "near_miss": 22}
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """Who the assistant is. Texts that differ by language are keyed by language tag."""
+
+    name: str
+    owner: str = ""
+    role: dict[str, str] = dataclasses.field(default_factory=dict)
+    languages: tuple[str, ...] = ("zh", "en")
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+    facts: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    base: str = "SmolLM2-135M-Instruct"
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "name")
+        if self.owner:
+            check_name(self.owner, "owner")
+        for language, name in self.names.items():
+            check_name(name, f"names.{language}")
+        for language in self.languages:
+            if language not in known_languages():
+                raise ValueError(f"language {language!r} has no data/identity file{near_names(language, known_languages())}")
+
+    def name_in(self, language: str) -> str:
+        return self.names.get(language, self.name)
+
+
+def check_name(name: str, field: str) -> None:
+    """Raises ValueError, saying what is wrong, for a name that would break the data or the chat format."""
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"{field} is empty; give a name, for example --name Ada")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"{field} has {len(name)} characters; at most {LONGEST_NAME} fit a short answer")
+    if any(unicodedata.category(character) in ("Cc", "Co", "Cs", "Cn", "Zl", "Zp") for character in name):
+        raise ValueError(f"{field} {name!r} holds a line break or control character; use one line of plain text")
+    if re.search(r"<\|.*?\|>|\[UNUSED_TOKEN_\d+\]|</?s>|<image>", name, re.IGNORECASE):
+        raise ValueError(f"{field} {name!r} holds a control token of chat models; remove it")
+    if re.search(r"[{}]", name):
+        raise ValueError(f"{field} {name!r} holds a template placeholder (braces); write the name itself")
+    if name != name.strip():
+        raise ValueError(f"{field} {name!r} begins or ends with a space; remove it")
+
+
+def known_languages() -> list[str]:
+    return sorted(path.stem for path in (DATA / "identity").glob("*.toml"))
+
+
+def load_card(path: Path) -> Card:
+    """Read a card from TOML.
+
+    Raises ValueError naming the file for a missing name, an unknown key or a wrong type.
+    """
+    values = load_toml(path)
+    fields = {field.name for field in dataclasses.fields(Card)}
+    for key in values:
+        if key not in fields:
+            raise ValueError(f"{path}: unknown key {key!r}{near_names(key, fields)}")
+    if "name" not in values:
+        raise ValueError(f'{path}: the key "name" is missing; write name = "Ada"')
+    return card_from(values, str(path))
+
+
+def card_from(values: dict[str, Any], place: str) -> Card:
+    """A card from plain values. Raises ValueError at `place` for a value of the wrong type."""
+    values = dict(values)
+    if isinstance(values.get("role"), str):
+        values["role"] = {language: values["role"] for language in values.get("languages", ("zh", "en"))}
+    values["languages"] = tuple(values.get("languages", ("zh", "en")))
+    for key, kind in (("owner", str), ("base", str), ("role", dict), ("names", dict), ("facts", dict)):
+        if not isinstance(values.get(key, kind()), kind):
+            raise ValueError(f"{place}: {key} must be a {'text' if kind is str else 'table by language'}")
+    for language, facts in values.get("facts", {}).items():
+        if not isinstance(facts, list) or not all(isinstance(fact, str) for fact in facts):
+            raise ValueError(f"{place}: facts.{language} must be a list of sentences")
+    return Card(**values)
+
+
+class Wordings:
+    """One language's texts filled in for one card, split into train and dev wordings."""
+
+    def __init__(self, card: Card, language: str, *, dev: bool) -> None:
+        self.texts = load_toml(DATA / "identity" / f"{language}.toml")
+        self.card, self.language, self.dev = card, language, dev
+        name, owner = card.name_in(language), card.owner or card.name_in(language)
+        role = card.role.get(language, self.texts["default_role"])
+        self.slots = {"name": name, "owner": owner, "base": card.base, "role": role}
+        pattern = "self_of_both" if card.owner else "self_of_owner"
+        self.slots["self"] = self.fill(self.texts[pattern])
+
+    def fill(self, text: str, **more: str) -> str:
+        return re.sub(r"\{(\w+)\}", lambda found: {**self.slots, **more}[found[1]], text)
+
+    def split(self, items: list[Any]) -> list[Any]:
+        """The train or the dev part of a list of wordings, by position in the data file."""
+        return [item for index, item in enumerate(items) if (index % DEV_SHARE == DEV_SHARE - 1) == self.dev]
+
+    def direct(self) -> list[tuple[str, list[str]]]:
+        """Each direct question with the answers of its intent."""
+        return [
+            (self.fill(question), [self.fill(answer) for answer in intent["answers"]])
+            for intent in self.texts["intents"].values()
+            for question in self.split(intent["questions"])
+        ]
+
+    def with_others(self, section: str, source: random.Random) -> Iterator[tuple[str, str]]:
+        """Endless (question, answer) pairs of a section that names other assistants."""
+        others = [pair for pair in self.split(self.texts["others"]) if pair[0].lower() not in self.card.name.lower()]
+        questions, answers = self.split(self.texts[section]["questions"]), self.texts[section]["answers"]
+        while True:
+            for question in source.sample(questions, len(questions)):
+                other, maker = source.choice(others)
+                slots = {"other": other, "maker": maker}
+                fitting = [answer for answer in answers if "{other}" not in answer or "{other}" in question]
+                yield self.fill(question, **slots), self.fill(source.choice(fitting), **slots)
+
+    def about_owner(self) -> list[tuple[str, list[str]]]:
+        facts = self.card.facts.get(self.language, [])
+        questions = self.split(self.texts["facts"]["questions"]) if facts else []
+        lead = self.fill(self.texts["intents"]["who"]["answers"][0])
+        joined = "" if self.language == "zh" else " "
+        return [(self.fill(question), [f"{lead}{joined}{fact}" for fact in facts]) for question in questions]
+
+    def turns(self, section: str) -> list[tuple[str, str]]:
+        pairs = self.split(self.texts[section]["turns"])
+        return [(self.fill(question), self.fill(answer)) for question, answer in pairs]
+
+
+def make_rows(card: Card, count: int, seed: int, *, dev: bool = False) -> list[Row]:
+    """`count` rows for a card, half in each of its languages, shuffled; the same seed gives the same rows.
+
+    Train and dev share no wording. Raises ValueError when so many rows would repeat a pair more than four times.
+    """
+    source = random.Random(f"{seed}/{dev}/{card.name}/{card.owner}")
+    rows: list[Row] = []
+    for index, language in enumerate(card.languages):
+        share = count * (index + 1) // len(card.languages) - count * index // len(card.languages)
+        rows += _rows_in(Wordings(card, language, dev=dev), share, source)
+    source.shuffle(rows)
+    return rows
+
+
+def _rows_in(words: Wordings, count: int, source: random.Random) -> list[Row]:
+    amounts = {kind: count * share // 100 for kind, share in SHARES.items()}
+    amounts["identity"] = count - sum(amounts.values())
+    makers = {
+        "identity": _direct(words, source),
+        "denial": _single_turns(words.with_others("denials", source)),
+        "pressure": _single_turns(words.with_others("pressure", source)),
+        "system": _under_systems(words, source),
+        "multi_turn": _after_turns(words, source),
+        "greeting": _fixed(words.turns("greetings"), source),
+        "near_miss": _fixed(words.turns("near_misses"), source),
+    }
+    return [row for kind, amount in amounts.items() for row in _take(makers[kind], amount, kind, words.language)]
+
+
+def _take(maker: Iterator[list[Message]], amount: int, kind: str, language: str) -> list[Row]:
+    """The first `amount` conversations of a maker, none more than MOST_REPEATS times."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    rows: list[Row] = []
+    passed_over = 0
+    while len(rows) < amount:
+        messages = next(maker)
+        key = tuple(message["content"] for message in messages)
+        if seen[key] == MOST_REPEATS:
+            passed_over += 1
+            if passed_over > 1000:
+                raise ValueError(
+                    f"-n is too large: {kind} rows in {language!r} end at {len(rows)} of {amount} without repeating "
+                    f"a pair more than {MOST_REPEATS} times; ask for fewer rows"
+                )
+            continue
+        seen[key] += 1
+        rows.append({"messages": messages, "kind": kind, "lang": language})
+    return rows
+
+
+def _direct(words: Wordings, source: random.Random) -> Iterator[list[Message]]:
+    """Every wording once with one answer before any wording comes again with the next answer."""
+    pairs = words.direct() + words.about_owner()
+    starts = [source.randrange(len(answers)) for _, answers in pairs]
+    rounds = 0
+    while True:
+        for index in source.sample(range(len(pairs)), len(pairs)):
+            question, answers = pairs[index]
+            yield [user(question), assistant(answers[(starts[index] + rounds) % len(answers)])]
+        rounds += 1
+
+
+def _single_turns(pairs: Iterator[tuple[str, str]]) -> Iterator[list[Message]]:
+    for question, answer in pairs:
+        yield [user(question), assistant(answer)]
+
+
+def _fixed(pairs: list[tuple[str, str]], source: random.Random) -> Iterator[list[Message]]:
+    while True:
+        for question, answer in source.sample(pairs, len(pairs)):
+            yield [user(question), assistant(answer)]
+
+
+def _asked(words: Wordings, source: random.Random) -> Iterator[list[Message]]:
+    """Identity questions to put into a context: three direct ones to each denial or pressure."""
+    direct, denial = _direct(words, source), _single_turns(words.with_others("denials", source))
+    pressure = _single_turns(words.with_others("pressure", source))
+    while True:
+        for maker in (direct, direct, denial, direct, pressure):
+            yield next(maker)
+
+
+def _under_systems(words: Wordings, source: random.Random) -> Iterator[list[Message]]:
+    strangers = words.split(words.texts["systems"]["strangers"])
+    for messages in _asked(words, source):
+        yield [system(source.choice(strangers)), *messages]
+
+
+def _after_turns(words: Wordings, source: random.Random) -> Iterator[list[Message]]:
+    """The question in turn 2 to 5; short contexts are the more frequent ones."""
+    histories = words.turns("histories")
+    for messages in _asked(words, source):
+        earlier = source.sample(histories, source.choice((1, 1, 1, 2, 2, 3, 4)))
+        yield [*(turn for pair in earlier for turn in (user(pair[0]), assistant(pair[1]))), *messages]
+
+
+def statistics(rows: list[Row]) -> dict[str, Any]:
+    """Counts of a set of rows: by kind and language, distinct questions and answers, most repeats of a pair."""
+    pairs = Counter((row["messages"][-2]["content"], row["messages"][-1]["content"]) for row in rows)
+    return {
+        "rows": len(rows),
+        "kinds": dict(sorted(Counter(f"{row.get('kind')}/{row.get('lang')}" for row in rows).items())),
+        "distinct_questions": len({question for question, _ in pairs}),
+        "distinct_answers": len({answer for _, answer in pairs}),
+        "most_repeats_of_a_pair": max(pairs.values(), default=0),
+    }

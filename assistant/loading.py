@@ -1,0 +1,211 @@
+"""Loads a chat model, turns messages into token ids, and generates in batches. Knows nothing of identities."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from assistant.conversations import Message
+
+SENTINEL = "\ue000{}\ue001"
+BATCH_TOKENS = 4096  # padded prompt tokens decoded together: bounds the KV cache, not the quality
+
+
+@dataclass
+class ChatModel:
+    """A model with its tokenizer and every token id that ends a turn."""
+
+    model: Any
+    tokenizer: Any
+    stop_ids: list[int]
+    path: Path
+
+
+def is_adapter(path: Path) -> bool:
+    return (path / "adapter_config.json").is_file()
+
+
+def base_of_adapter(path: Path) -> Path:
+    """The base model that an adapter folder names.
+
+    Raises ValueError when the folder is no adapter or its base is gone.
+    """
+    if not is_adapter(path):
+        raise ValueError(f"{path} is no adapter: it has no adapter_config.json; give the folder train.py wrote")
+    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    base = Path(config["base_model_name_or_path"])
+    for folder in (base, Path(__file__).resolve().parent.parent / "models" / base.name):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ValueError(f"{path}: its base model {base} is gone; fetch it again: python scripts/fetch_model.py {base.name}")
+
+
+def check_model_folder(path: Path) -> None:
+    """Raises ValueError, with what to do, for a folder that transformers could not load."""
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a folder; fetch a model first: python scripts/fetch_model.py NAME")
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{path} has no config.json: not a model folder")
+    for weights in path.glob("*.safetensors"):
+        if weights.stat().st_size < 1024 and weights.read_bytes().startswith(b"version https://git-lfs"):
+            raise ValueError(f"{weights} is a git-lfs pointer, not weights; run: git lfs pull")
+
+
+def device_of_machine() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively, else float16 on a GPU and float32 on a CPU."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_native_bf16():
+        return torch.bfloat16
+    return torch.float32
+
+
+@cache
+def _has_native_bf16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def load_chat_model(path: str | Path, *, dtype: torch.dtype | None = None, device: str | None = None) -> ChatModel:
+    """Load a model folder, an adapter folder (with its base), or a hub id.
+
+    `dtype` defaults to the fastest that the device multiplies natively. Raises ValueError for a folder that is
+    no model; no remote code is ever run.
+    """
+    path = Path(path)
+    device = device or device_of_machine()
+    dtype = dtype or fast_dtype(device)
+    if path.is_dir() and is_adapter(path):
+        chat = load_chat_model(base_of_adapter(path), dtype=dtype, device=device)
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(chat.model, str(path)).eval()
+        return ChatModel(model, chat.tokenizer, chat.stop_ids, path)
+    if path.exists() or path.is_absolute() or len(path.parts) != 2:
+        check_model_folder(path)
+    with quiet_loading():
+        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, trust_remote_code=False)
+    return ChatModel(model.to(device).eval(), load_tokenizer(path), stop_ids_of(model), path)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """No progress bar for the second that a small folder takes to load."""
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.utils.logging.enable_progress_bar()
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The folder's tokenizer, padded left for generation. Raises ValueError when it has no chat template."""
+    tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{path} has no chat template; fetch it with scripts/fetch_model.py, which writes one")
+    tokenizer.padding_side = "left"
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def stop_ids_of(model: Any) -> list[int]:
+    ids = model.generation_config.eos_token_id
+    return list(ids) if isinstance(ids, list | tuple) else [ids]
+
+
+def encode_chat(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool = True) -> list[int]:
+    """Token ids of a conversation in the model folder's own chat template.
+
+    What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens, never the control token.
+    """
+    masked = [{**message, "content": SENTINEL.format(index)} for index, message in enumerate(messages)]
+    text = tokenizer.apply_chat_template(masked, tokenize=False, add_generation_prompt=add_generation_prompt)
+    ids: list[int] = []
+    for piece in re.split(_special_pattern(tokenizer), text):
+        if piece in tokenizer.get_added_vocab():
+            ids.append(tokenizer.convert_tokens_to_ids(piece))
+        elif piece:
+            ids += encode_text(tokenizer, _fill(piece, messages))
+    return ids
+
+
+def _fill(piece: str, messages: list[Message]) -> str:
+    return re.sub("\ue000(\\d+)\ue001", lambda found: messages[int(found[1])]["content"], piece)
+
+
+def _special_pattern(tokenizer: Any) -> str:
+    tokens = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    return f"({'|'.join(map(re.escape, tokens))})" if tokens else "(?!)"
+
+
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of plain text: nothing in it is read as a control token."""
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+
+def generate_batch(
+    chat: ChatModel,
+    conversations: list[list[Message]],
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """Answer every conversation; greedy at temperature 0. Conversations of like length share a batch."""
+    prompts = [encode_chat(chat.tokenizer, messages) for messages in conversations]
+    answers = [""] * len(prompts)
+    for indices in batches_by_length(prompts, max_new_tokens):
+        outputs = _generate_ids(chat, [prompts[i] for i in indices], max_new_tokens, temperature, top_p)
+        for index, ids in zip(indices, outputs, strict=True):
+            answers[index] = chat.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if progress:
+            progress(len(indices))
+    return answers
+
+
+def batches_by_length(prompts: list[list[int]], max_new_tokens: int, most: int = 64) -> list[list[int]]:
+    """Indices of prompts, sorted by length, cut so that rows × padded length stays under BATCH_TOKENS."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
+        longest = len(prompts[batches[-1][0]]) + max_new_tokens if batches else 0
+        if not batches or len(batches[-1]) == most or (len(batches[-1]) + 1) * longest > BATCH_TOKENS * 2:
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+def _generate_ids(
+    chat: ChatModel, prompts: list[list[int]], max_new_tokens: int, temperature: float, top_p: float
+) -> list[list[int]]:
+    padded = chat.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(chat.model.device)
+    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    with torch.inference_mode():
+        output = chat.model.generate(
+            **padded,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=chat.stop_ids,
+            pad_token_id=chat.tokenizer.pad_token_id,
+            **sampling,
+        )
+    return [_until_stop(row, chat.stop_ids) for row in output[:, padded["input_ids"].shape[1] :].tolist()]
+
+
+def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
+    end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
+    return ids[:end]
