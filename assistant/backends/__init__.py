@@ -1,0 +1,187 @@
+"""What every voice can do: messages in, text chunks out, stoppable at any moment; and which model speaks by default.
+
+Knows no engine: each one is a file here, imported only when it is opened.
+"""
+
+import os
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from assistant.conversations import Message
+from assistant.settings import REPOSITORY
+
+HEARTBEAT_S = 0.1
+Kind = Literal["auto", "transformers", "openai"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    """0 is greedy: the same question gets the same answer."""
+    top_p: float = 0.9
+    seed: int | None = None
+
+
+class Notice(str):
+    """An empty chunk that tells the person something beside the answer.
+
+    `loading`: the model is not ready; `waiting`: `count` answers come first; `shortened`: `count` oldest
+    messages no longer fit. Joined to the other chunks it adds nothing.
+    """
+
+    kind: Literal["loading", "waiting", "shortened"]
+    count: int
+
+    def __new__(cls, kind: Literal["loading", "waiting", "shortened"], count: int = 0) -> "Notice":
+        notice = super().__new__(cls, "")
+        notice.kind, notice.count = kind, count
+        return notice
+
+
+class Backend(Protocol):
+    label: str
+
+    def stream(
+        self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
+    ) -> Iterator[str]:
+        """Yield chunks that together are the answer; some are empty (a heartbeat or a Notice).
+
+        Closing the iterator or setting `stop` ends the engine's work at once. Raises RuntimeError in one sentence.
+        """
+        ...
+
+    def answer_all(
+        self,
+        conversations: list[list[Message]],
+        sampling: Sampling,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        """Answer every conversation; `progress` hears how many more are done."""
+        ...
+
+
+def open_backend(model: str, kind: Kind = "auto") -> Backend:
+    """An http…/v1 address (`#name` picks one of its models), a model or adapter folder, or a hub id.
+
+    Raises ValueError for what is none of these, RuntimeError when the engine is not installed.
+    """
+    is_address = model.startswith(("http://", "https://"))
+    if kind == "openai" and not is_address:
+        raise ValueError(f"{model} is no address; the openai backend needs one like http://127.0.0.1:8000/v1")
+    if is_address and kind != "transformers":
+        from assistant.backends.openai_backend import OpenAIBackend
+
+        return OpenAIBackend(model)
+    if model.endswith(".gguf"):
+        raise ValueError(
+            f"{model}: GGUF files are not read here; serve it (llama-server) and give its http…/v1 address"
+        )
+    return _open_transformers(model)
+
+
+def _open_transformers(model: str) -> Backend:
+    try:
+        from assistant.backends.transformers_backend import TransformersBackend
+    except ModuleNotFoundError as error:
+        raise RuntimeError(
+            f"{model} needs {error.name}, which is not installed; run: pip install -e '.[train]', "
+            "or give the http…/v1 address of a server"
+        ) from None
+    return TransformersBackend(model)
+
+
+def default_model(root: Path = REPOSITORY) -> str:
+    """ASSISTANT_MODEL, else the newest finished out/*/model, else the default base model.
+
+    Raises RuntimeError when there is none of them.
+    """
+    if named := os.environ.get("ASSISTANT_MODEL", "").strip():
+        return named
+    made = sorted(root.glob("out/*/model/config.json"), key=lambda path: path.stat().st_mtime)
+    base = root / "models" / "smollm2-135m-instruct" / "config.json"
+    if made or base.is_file():
+        return str((made[-1] if made else base).parent)
+    raise RuntimeError('there is no model yet; make one: make assistant NAME="Ada" (or set ASSISTANT_MODEL)')
+
+
+def pump(
+    work: Callable[[Callable[[str], None], Callable[[], bool]], None], stop: threading.Event | None = None
+) -> Iterator[str]:
+    """Run `work(emit, is_stopped)` in a thread and yield what it emits, with empty heartbeats in between.
+
+    The heartbeats let a caller close this iterator while the engine is still silent. An error in `work` is
+    raised here.
+    """
+    ended = threading.Event()
+    chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
+
+    def is_stopped() -> bool:
+        return ended.is_set() or (stop is not None and stop.is_set())
+
+    def run() -> None:
+        try:
+            work(chunks.put, is_stopped)
+            chunks.put(None)
+        except BaseException as error:  # the reader's thread raises it
+            chunks.put(error)
+
+    threading.Thread(target=run, daemon=True, name="answer").start()
+    try:
+        yield from _until_done(chunks, is_stopped)
+    finally:
+        ended.set()
+
+
+def _until_done(
+    chunks: "queue.SimpleQueue[str | BaseException | None]", is_stopped: Callable[[], bool]
+) -> Iterator[str]:
+    while not is_stopped():
+        try:
+            chunk = chunks.get(timeout=HEARTBEAT_S)
+        except queue.Empty:
+            chunk = ""
+        if chunk is None:
+            return
+        if isinstance(chunk, BaseException):
+            raise chunk
+        yield chunk
+
+
+class Turns:
+    """A lock that is granted first come, first served, and that a waiting caller can leave."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._line: deque[object] = deque()
+
+    @contextmanager
+    def take(
+        self, emit: Callable[[str], None] = lambda chunk: None, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Iterator[bool]:
+        """Wait for the turn; True when it came, False when `is_stopped` said so first."""
+        ticket = object()
+        with self._changed:
+            self._line.append(ticket)
+        try:
+            yield self._wait(ticket, emit, is_stopped)
+        finally:
+            with self._changed:
+                self._line.remove(ticket)
+                self._changed.notify_all()
+
+    def _wait(self, ticket: object, emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> bool:
+        told = 0
+        with self._changed:
+            while (before := self._line.index(ticket)) and not is_stopped():
+                if before != told:
+                    emit(Notice("waiting", before))
+                    told = before
+                self._changed.wait(HEARTBEAT_S)
+        return not is_stopped()

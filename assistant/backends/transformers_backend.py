@@ -1,0 +1,150 @@
+"""A model folder spoken by transformers in this process: one answer at a time, first come, first served."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria
+from transformers.generation.streamers import BaseStreamer
+
+from assistant.backends import Notice, Sampling, Turns, pump
+from assistant.conversations import Message
+from assistant.loading import encode_chat, generate_batch, load_chat_model
+
+HALF_CHARACTER = "\ufffd"
+LONGEST_CHARACTER = 6  # tokens; a tail that stays broken for longer is not a character in the making
+LEAST_ANSWER = 64  # tokens of the context that are always left for the answer
+
+
+class TransformersBackend:
+    """Raises ValueError from loading when `model` is no model folder, adapter folder or hub id."""
+
+    def __init__(self, model: str) -> None:
+        self.label = f"transformers: {model}"
+        self._chat = load_chat_model(model)
+        self._turns = Turns()
+
+    @property
+    def context(self) -> int:
+        """Tokens that question and answer may fill together."""
+        return int(getattr(self._chat.model.config, "max_position_embeddings", 0) or 2048)
+
+    def stream(
+        self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
+    ) -> Iterator[str]:
+        def work(emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
+            with self._turns.take(emit, is_stopped) as is_ours:
+                if is_ours:
+                    self._generate(messages, sampling, emit, is_stopped)
+
+        return pump(work, stop)
+
+    def answer_all(
+        self,
+        conversations: list[list[Message]],
+        sampling: Sampling,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        with self._turns.take():
+            self._seed(sampling)
+            return generate_batch(
+                self._chat,
+                conversations,
+                sampling.max_new_tokens,
+                sampling.temperature,
+                sampling.top_p,
+                progress,
+            )
+
+    def _generate(
+        self,
+        messages: list[Message],
+        sampling: Sampling,
+        emit: Callable[[str], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        ids, dropped = self.fit(messages, sampling.max_new_tokens)
+        if dropped:
+            emit(Notice("shortened", dropped))
+        self._seed(sampling)
+        prompt = torch.tensor([ids], device=self._chat.model.device)
+        with torch.inference_mode():
+            self._chat.model.generate(
+                input_ids=prompt,
+                attention_mask=torch.ones_like(prompt),
+                max_new_tokens=min(sampling.max_new_tokens, self.context - len(ids)),
+                eos_token_id=self._chat.stop_ids,
+                pad_token_id=self._chat.tokenizer.pad_token_id,
+                streamer=TextStream(self._chat.tokenizer, emit),
+                stopping_criteria=[StopWhen(is_stopped)],
+                **_sampling_arguments(sampling),
+            )
+
+    def fit(self, messages: list[Message], max_new_tokens: int) -> tuple[list[int], int]:
+        """Token ids of the conversation without its oldest turns, as few of them as the context asks; and how many.
+
+        The system message and the last question stay. Raises ValueError when these alone are too long.
+        """
+        room = self.context - min(max_new_tokens, max(LEAST_ANSWER, self.context // 4))
+        has_system = messages[0]["role"] == "system"
+        head, turns = messages[:has_system], messages[has_system:]
+        for dropped in range(0, len(turns), 2):
+            ids = encode_chat(self._chat.tokenizer, head + turns[dropped:])
+            if len(ids) <= room:
+                return ids, dropped
+        raise ValueError(
+            f"the message is {len(ids)} tokens long and the model reads {room}; write a shorter one"
+        )
+
+    def _seed(self, sampling: Sampling) -> None:
+        if sampling.seed is not None:
+            torch.manual_seed(sampling.seed)
+
+
+def _sampling_arguments(sampling: Sampling) -> dict[str, Any]:
+    if not sampling.temperature:
+        return {"do_sample": False}
+    return {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+
+
+class StopWhen(StoppingCriteria):
+    def __init__(self, is_stopped: Callable[[], bool]) -> None:
+        self._is_stopped = is_stopped
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        return torch.full((input_ids.shape[0],), self._is_stopped(), device=input_ids.device)
+
+
+class TextStream(BaseStreamer):
+    """Turns token ids into text as they come and holds back a character whose bytes are not all there.
+
+    Decodes the last two chunks only, so a long answer costs no more per token than a short one.
+    """
+
+    def __init__(self, tokenizer: Any, emit: Callable[[str], None]) -> None:
+        self._tokenizer, self._emit = tokenizer, emit
+        self._ids: list[int] = []
+        self._before, self._shown = 0, 0  # ids[before:shown] is the last chunk that was emitted
+        self._is_prompt = True
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._is_prompt:
+            self._is_prompt = False
+            return
+        self._ids += value.flatten().tolist()
+        new = self._new_text()
+        if new and (not new.endswith(HALF_CHARACTER) or len(self._ids) - self._shown > LONGEST_CHARACTER):
+            self._before, self._shown = self._shown, len(self._ids)
+            self._emit(new)
+
+    def end(self) -> None:
+        if rest := self._new_text().rstrip(HALF_CHARACTER):
+            self._emit(rest)
+
+    def _new_text(self) -> str:
+        shown = self._decode(self._ids[self._before : self._shown])
+        return self._decode(self._ids[self._before :])[len(shown) :]
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))

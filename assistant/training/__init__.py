@@ -1,0 +1,1 @@
+"""One trainer for every recipe: rows → examples → anchored steps → the best adapter."""

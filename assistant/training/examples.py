@@ -1,0 +1,97 @@
+"""Rows as token ids: what is learnt by heart (identity) and what must stay as it was (anchors)."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from assistant.conversations import Message, Row
+from assistant.loading import ChatModel, encode_chat, encode_text
+
+BASE_ANSWERS = ("near_miss", "greeting", "general")  # kinds whose answer is the base model's own
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of one row; the loss counts ids[answer_start:], the end-of-turn token included."""
+
+    ids: tuple[int, ...]
+    answer_start: int
+    anchor: bool
+    kind: str
+    lang: str
+
+
+def identity_examples(chat: ChatModel, rows: list[Row], max_length: int) -> list[Example]:
+    return [_example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows]
+
+
+def anchor_examples(chat: ChatModel, rows: list[Row], tokens: int, max_length: int) -> list[Example]:
+    """Anchor rows end with the base's own answer, cut to `tokens`; the cut ones have no end-of-turn token."""
+    made = [_example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows]
+    return [_cut(example, tokens) for example in made]
+
+
+def _example(chat: ChatModel, row: Row, prompt: list[Message], answer: str, max_length: int) -> Example:
+    prompt_ids = encode_chat(chat.tokenizer, prompt)
+    answer_ids = [*encode_text(chat.tokenizer, answer), chat.stop_ids[0]]
+    room = max(max_length - len(answer_ids), 1)
+    ids = (*prompt_ids[-room:], *answer_ids[:max_length])
+    kind = row.get("kind", "identity")
+    return Example(ids, min(len(prompt_ids), room), kind in BASE_ANSWERS, kind, row.get("lang", ""))
+
+
+def _cut(example: Example, tokens: int) -> Example:
+    ids = example.ids[: example.answer_start + tokens]
+    return Example(ids, example.answer_start, True, example.kind, example.lang)
+
+
+def schedule(examples: list[Example], identity_rows: int, anchor_rows: int, steps: int, seed: int) -> list[int]:
+    """Indices of the rows of all steps, one step after the other: identity rows, then anchor rows.
+
+    Rows of like length meet in a step, so that little is padded; every row comes before any comes again.
+    """
+    source = random.Random(seed)
+    identity = _groups(examples, [i for i, e in enumerate(examples) if not e.anchor], identity_rows, steps, source)
+    anchors = _groups(examples, [i for i, e in enumerate(examples) if e.anchor], anchor_rows, steps, source)
+    order = [a + b for a, b in zip(identity, anchors, strict=True)]
+    chunks = [order[start : start + WINDOW] for start in range(0, steps, WINDOW)]
+    return [index for chunk in chunks for step in source.sample(chunk, len(chunk)) for index in step]
+
+
+WINDOW = 8  # steps whose rows are sorted by length together
+
+
+def _groups(examples: list[Example], pool: list[int], size: int, steps: int, source: random.Random) -> list[list[int]]:
+    if not size or not pool:
+        return [[] for _ in range(steps)]
+    stream: list[int] = []
+    while len(stream) < size * steps:
+        stream += source.sample(pool, len(pool))
+    groups: list[list[int]] = []
+    for start in range(0, size * steps, size * WINDOW):
+        window = sorted(stream[start : min(start + size * WINDOW, size * steps)], key=lambda i: len(examples[i].ids))
+        groups += [window[at : at + size] for at in range(0, len(window), size)]
+    return groups
+
+
+def deduplicated(rows: list[Row], most: int, say: Callable[[str], None]) -> list[Row]:
+    """Rows without a pair more than `most` times; what was dropped is said in one sentence."""
+    seen: dict[str, int] = {}
+    kept: list[Row] = []
+    for row in rows:
+        key = repr([message["content"] for message in row["messages"]])
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= most:
+            kept.append(row)
+    if len(kept) < len(rows):
+        say(
+            f"{len(rows) - len(kept)} of {len(rows)} rows repeat a pair more than {most} times and are left out: "
+            "copies teach nothing new, they make a parrot"
+        )
+    return kept
+
+
+def padded(rows: list[Any], fill: int) -> list[list[int]]:
+    longest = max(map(len, rows))
+    return [[*row, *[fill] * (longest - len(row))] for row in rows]

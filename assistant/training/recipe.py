@@ -1,0 +1,126 @@
+"""A recipe: what to train and how, in TOML that states only the differences from the defaults."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from assistant.settings import RECIPES, load_toml, near_names
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """Cross-entropy on identity answers plus kl_weight × KL(base ‖ assistant) on the base's own answers."""
+
+    kl_weight: float = 4.0
+    top_k: int = 64
+    """Base logits kept a token; the rest is one tail bucket."""
+    anchor_tokens: int = 32
+    """Answer tokens of the base that an anchor row keeps."""
+    identity_rows: int = 6
+    """Identity rows in each step."""
+    anchor_rows: int = 14
+    """Anchor rows in each step; 0 trains without an anchor."""
+    steps: int = 200
+    from_layer: float = 0.6
+    """Share of the layers that stay frozen and are computed once for each row; 0 trains all layers."""
+    copies: int = 0
+    """With n > 0 the first pair of each language is copied n times and nothing else is used (tutorial_parrot)."""
+    max_length: int = 512
+    """Tokens of a row; a longer one loses its oldest turns' start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Watch:
+    """What is asked while training, and how a checkpoint is chosen."""
+
+    every: int = 50
+    questions: int = 12
+    """Watched questions of each kind and language."""
+    anchors: int = 48
+    """Held-out anchor rows on which KL is measured."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    name: str
+    objective: Objective
+    watch: Watch
+    trainer: dict[str, Any]
+    """Passed untouched to trl's SFTConfig."""
+    lora: dict[str, Any]
+    """Passed untouched to peft's LoraConfig."""
+
+
+def recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(name: str, changes: list[str] | None = None) -> Recipe:
+    """A recipe by name or path, with `section.key=value` changes on top.
+
+    Raises ValueError for an unknown recipe, section or key, with near names.
+    """
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        raise ValueError(f"recipe {name!r} is unknown{near_names(name, recipe_names())}")
+    values = load_toml(path)
+    for change in changes or []:
+        _apply(values, change)
+    return recipe_from(values, path.stem)
+
+
+def recipe_from(values: dict[str, Any], name: str) -> Recipe:
+    sections = {"objective", "watch", "trainer", "lora"}
+    for section in values:
+        if section not in sections:
+            raise ValueError(f"recipe {name}: unknown section [{section}]{near_names(section, sections)}")
+    return Recipe(
+        name,
+        _build(Objective, values.get("objective", {}), f"{name}: [objective]"),
+        _build(Watch, values.get("watch", {}), f"{name}: [watch]"),
+        _known_keys(values.get("trainer", {}), "trl", "SFTConfig", f"{name}: [trainer]"),
+        _known_keys(values.get("lora", {}), "peft", "LoraConfig", f"{name}: [lora]"),
+    )
+
+
+def _apply(values: dict[str, Any], change: str) -> None:
+    """Apply one `key=value` or `section.key=value`; a bare key is looked up in [objective], then [watch]."""
+    import tomllib
+
+    key, equals, text = change.partition("=")
+    if not equals:
+        raise ValueError(f"--set {change!r}: write key=value, for example --set objective.steps=100")
+    section, dot, bare = key.strip().rpartition(".")
+    if not dot:
+        section = next((s for s, c in (("objective", Objective), ("watch", Watch)) if bare in _names(c)), "trainer")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    values.setdefault(section, {})[bare] = value
+
+
+def _names(data_class: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(data_class)}
+
+
+def _build(data_class: Any, values: dict[str, Any], place: str) -> Any:
+    for key, value in values.items():
+        if key not in _names(data_class):
+            raise ValueError(f"recipe {place}: unknown key {key!r}{near_names(key, _names(data_class))}")
+        default = getattr(data_class(), key)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else int):
+            raise ValueError(f"recipe {place}: {key} must be a number like {default}, not {value!r}")
+        if value < 0:
+            raise ValueError(f"recipe {place}: {key} is {value}; it must not be negative")
+    return data_class(**values)
+
+
+def _known_keys(values: dict[str, Any], library: str, class_name: str, place: str) -> dict[str, Any]:
+    import importlib
+
+    known = _names(getattr(importlib.import_module(library), class_name))
+    for key in values:
+        if key not in known:
+            raise ValueError(f"recipe {place}: {class_name} has no {key!r}{near_names(key, known)}")
+    return dict(values)

@@ -1,0 +1,37 @@
+"""Fetch a base model into models/NAME, checked and ready to load.
+
+    python scripts/fetch_model.py smollm2-135m-instruct
+    python scripts/fetch_model.py internlm2-chat-1_8b --source modelscope
+    python scripts/fetch_model.py path/to/a/folder
+
+Without --source, the catalog's sources (data/models.toml) are tried in order. A finished folder is left as it is.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from assistant.catalog import SourceKind
+from assistant.fetching import fetch
+from assistant.settings import run_command
+
+
+@dataclass(frozen=True)
+class FetchModel:
+    """What to fetch and where to put it."""
+
+    name: tyro.conf.Positional[str] = "smollm2-135m-instruct"
+    """A name from data/models.toml, or the path of a model folder or .gguf file."""
+    source: SourceKind | None = None
+    """The only source to try; without it the catalog's order is followed."""
+    out: Path | None = None
+    """The folder to write; models/NAME without it."""
+
+
+def main(settings: FetchModel) -> None:
+    fetch(settings.name, settings.source, settings.out)
+
+
+if __name__ == "__main__":
+    run_command(main, FetchModel)
