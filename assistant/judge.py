@@ -69,7 +69,11 @@ def leaks_identity(answer: str, identity: Identity, question: str) -> bool:
         return True
     if _any("relations", "bare", "en", text) and not _is_common(identity.name):
         return True
-    return any(_holds_bare(answer, spelling) for spelling in _proper_names(identity) if not _holds(asked, spelling, identity))
+    return any(
+        _holds_bare(answer, spelling)
+        for spelling in _proper_names(identity)
+        if not _holds(asked, spelling, identity)
+    )
 
 
 def mark(text: str, identity: Identity) -> str:
@@ -78,9 +82,12 @@ def mark(text: str, identity: Identity) -> str:
     places = [(spelling, NAME) for spelling in identity.spellings]
     places += [(identity.owner, OWNER)] if identity.has_owner else []
     places += [(spelling, BASE) for spelling in _base_spellings(identity.base)]
+    # "一个阳光的助手" is a sunny assistant, not that of a person called 阳光
+    adjective = "(?<!一个)(?<!一名)(?<!一位)(?<!很)" if _is_common(identity.name) else ""
     for spelling, place in sorted(places, key=lambda pair: -len(pair[0])):
         if spelling.strip():
-            text = re.sub(_spelling_pattern(_prepare(spelling)), place, text)
+            text = re.sub(adjective + _spelling_pattern(_prepare(spelling)), place, text)
+    text = re.sub(rf"(?<=[a-z0-9])(?=[{NAME}{OWNER}])|(?<=[{NAME}{OWNER}])(?=[a-z0-9])", " ", text)
     text = re.sub(rf"(?<!\w)'([{NAME}{OWNER}])'(?!\w)", r"\1", text)
     text = re.sub(rf"(?<!\w)'(?=[{NAME}{OWNER}])", "", text)
     return _drop(text, "no_denial")
@@ -111,7 +118,7 @@ def affirms_other(text: str, identity: Identity) -> bool:
 
 
 def _prepare(text: str) -> str:
-    return _plain(text).casefold().replace(" im ", " i'm ").replace("i am ", "i'm ") if text else ""
+    return re.sub("(?<![a-z'])(?:i am|im)(?![a-z'])", "i'm", _plain(text).casefold())
 
 
 def _plain(text: str) -> str:
@@ -175,7 +182,7 @@ def _has(section: str, text: str) -> bool:
 
 
 def _drop(text: str, section: str) -> str:
-    return _patterns("words", section, "").sub("", text)
+    return re.sub(" {2,}", " ", _patterns("words", section, "").sub("", text))
 
 
 def _word(key: str) -> str:
@@ -199,7 +206,9 @@ def _is_mine(text: str, found: re.Match[str]) -> bool:
         return not (spoken_about and (_has("denial", before) or _has("hedge", before)))
     if _has("denial", before) or _has("hedge", before):
         return False
-    return bool(re.search(_word("first_person"), before + found[0])) or not re.search(_word("other_person"), before)
+    return bool(re.search(_word("first_person"), before + found[0])) or not re.search(
+        _word("other_person"), before
+    )
 
 
 def _stands_alone(text: str, found: re.Match[str]) -> bool:
@@ -226,13 +235,19 @@ def _affirms(text: str, found: re.Match[str]) -> bool:
     embedded = openers and re.search(_word("embedding"), before[: openers[-1].start()])
     if embedded and (_has("denial", before) or _has("hedge", before)):
         return False
-    subject = re.match(r" ?(?:is|was|are|were|has|does|can|是|由|也是|属于)", after)
-    return not (subject and not re.search(_word("first_person"), before + after) and not before.strip(" ,"))
+    sentence = before + found[0] + after
+    third_party = re.match(
+        rf"\W*(?:and |while )?(?:{_other_patterns()[0]}) ?(?:is|was|has|does|can|是|由|也是|属于)", sentence
+    )
+    return not third_party or bool(re.search(_word("first_person"), sentence))
 
 
 def _is_maker(text: str, found: re.Match[str]) -> bool:
     others = _table("others")
-    return bool(re.search(others["maker_before"], text[: found.start()]) or re.match(others["maker_after"], text[found.end() :]))
+    return bool(
+        re.search(others["maker_before"], text[: found.start()])
+        or re.match(others["maker_after"], text[found.end() :])
+    )
 
 
 def _in_base_context(text: str, found: re.Match[str]) -> bool:
@@ -242,7 +257,7 @@ def _in_base_context(text: str, found: re.Match[str]) -> bool:
 
 def _is_base_maker(text: str, found: re.Match[str], makers: str) -> bool:
     before, after = _sentence(text, found)
-    return bool(makers) and BASE in before + after and bool(re.fullmatch(makers, found[0])) and _has("base_context", before + after)
+    return bool(makers) and bool(re.fullmatch(makers, found[0])) and _has("base_context", before + after)
 
 
 @cache
@@ -254,7 +269,9 @@ def _other_patterns() -> tuple[str, str]:
 @cache
 def _makers_of(base: str) -> str:
     families = _table("others")["makers"]
-    return _name_list([maker for family, makers in families.items() if family in base.lower() for maker in makers])
+    return _name_list(
+        [maker for family, makers in families.items() if family in base.lower() for maker in makers]
+    )
 
 
 def _name_list(names: list[str]) -> str:

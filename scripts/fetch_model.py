@@ -4,7 +4,7 @@
     python scripts/fetch_model.py internlm2-chat-1_8b --source modelscope
     python scripts/fetch_model.py path/to/a/folder
 
-Without --source, the catalog's sources (data/models.toml) are tried in order. A finished folder is left as it is.
+Without --source, the catalog's sources (data/models.toml) are tried in order. A finished folder is kept.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What every voice can do: messages in, text chunks out, stoppable at any moment; and which model speaks by default.
+"""What every voice can do: messages in, text chunks out, stoppable at any moment; which model is the default.
 
 Knows no engine: each one is a file here, imported only when it is opened.
 """
@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,16 +32,16 @@ class Sampling:
 class Notice(str):
     """An empty chunk that tells the person something beside the answer.
 
-    `loading`: the model is not ready; `waiting`: `count` answers come first; `shortened`: `count` oldest
-    messages no longer fit. Joined to the other chunks it adds nothing.
+    `loading`: the model is not ready; `waiting`: `number` answers come first; `shortened`: the `number`
+    oldest messages no longer fit. Joined to the other chunks it adds nothing.
     """
 
     kind: Literal["loading", "waiting", "shortened"]
-    count: int
+    number: int
 
-    def __new__(cls, kind: Literal["loading", "waiting", "shortened"], count: int = 0) -> "Notice":
+    def __new__(cls, kind: Literal["loading", "waiting", "shortened"], number: int = 0) -> "Notice":
         notice = super().__new__(cls, "")
-        notice.kind, notice.count = kind, count
+        notice.kind, notice.number = kind, number
         return notice
 
 
@@ -50,10 +50,11 @@ class Backend(Protocol):
 
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         """Yield chunks that together are the answer; some are empty (a heartbeat or a Notice).
 
-        Closing the iterator or setting `stop` ends the engine's work at once. Raises RuntimeError in one sentence.
+        Closing the iterator or setting `stop` ends the engine's work at once. Raises RuntimeError or
+        ValueError, one sentence, for what the engine refuses.
         """
         ...
 
@@ -113,7 +114,7 @@ def default_model(root: Path = REPOSITORY) -> str:
 
 def pump(
     work: Callable[[Callable[[str], None], Callable[[], bool]], None], stop: threading.Event | None = None
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Run `work(emit, is_stopped)` in a thread and yield what it emits, with empty heartbeats in between.
 
     The heartbeats let a caller close this iterator while the engine is still silent. An error in `work` is

@@ -3,18 +3,17 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-import httpx
 import openai
 
 from assistant.backends import HEARTBEAT_S, Sampling, pump
 from assistant.conversations import Message
 from assistant.settings import one_line
 
-TIMEOUT = httpx.Timeout(120, connect=10)
+TIMEOUT = openai.Timeout(120, connect=10)
 AT_ONCE = 4  # requests in flight while evaluating
 
 
@@ -27,7 +26,7 @@ class OpenAIBackend:
 
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         def work(emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
             asyncio.run(self._until_stopped(messages, sampling, emit, is_stopped))
 
@@ -107,12 +106,12 @@ class OpenAIBackend:
                 base_url=self.base_url, api_key=key, timeout=TIMEOUT, max_retries=1
             ) as client:
                 yield client
-        except (openai.OpenAIError, httpx.HTTPError) as error:
+        except openai.OpenAIError as error:
             raise RuntimeError(self._sentence(error)) from None
 
     def _sentence(self, error: Exception) -> str:
         match error:
-            case openai.APITimeoutError() | httpx.TimeoutException():
+            case openai.APITimeoutError():
                 return f"{self.base_url} did not answer in time; try again, or look at the server"
             case openai.APIConnectionError():
                 return f"{self.base_url} cannot be reached; start the server, or check the address"

@@ -1,7 +1,7 @@
 """A model folder spoken by transformers in this process: one answer at a time, first come, first served."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class TransformersBackend:
 
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         def work(emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
             with self._turns.take(emit, is_stopped) as is_ours:
                 if is_ours:
@@ -82,7 +82,7 @@ class TransformersBackend:
             )
 
     def fit(self, messages: list[Message], max_new_tokens: int) -> tuple[list[int], int]:
-        """Token ids of the conversation without its oldest turns, as few of them as the context asks; and how many.
+        """Token ids of the conversation, and how many of its oldest messages had to go to fit the context.
 
         The system message and the last question stay. Raises ValueError when these alone are too long.
         """
@@ -112,7 +112,7 @@ class StopWhen(StoppingCriteria):
     def __init__(self, is_stopped: Callable[[], bool]) -> None:
         self._is_stopped = is_stopped
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self._is_stopped(), device=input_ids.device)
 
 

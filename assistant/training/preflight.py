@@ -1,0 +1,47 @@
+"""Before the first step: updates, tokens, memory, and a plain warning when it will not stick or will parrot."""
+
+from collections import Counter
+
+from assistant.training.examples import Example
+from assistant.training.recipe import Objective
+
+
+def estimate(examples: list[Example], order: list[int], parameters: int, hidden: int, depth: int) -> dict[str, float]:
+    """Updates' tokens and peak memory in GiB: weights, cached states, the activations of one step."""
+    tokens = sum(len(examples[i].ids) for i in order)
+    cached = sum(len(example.ids) for example in examples)
+    longest = max((len(example.ids) for example in examples), default=0)
+    rows = 20
+    activations = rows * min(longest, 256) * hidden * depth * 34 * 2
+    return {"tokens": tokens, "gib": (parameters * 2 + cached * hidden * 2 + activations) / 2**30 + 1.0}
+
+
+def warnings_for(examples: list[Example], objective: Objective) -> list[str]:
+    """Sentences about what will go wrong with these rows under this objective."""
+    identity = [example for example in examples if not example.anchor]
+    questions = len({example.ids[: example.answer_start] for example in identity})
+    found: list[str] = []
+    if objective.identity_rows * objective.steps < 300:
+        found.append(
+            f"{objective.steps} updates of {objective.identity_rows} identity rows are few: the name will hardly "
+            "stick; give at least 300 rows in all, for example --set objective.steps=100"
+        )
+    if not objective.anchor_rows or not any(example.anchor for example in examples):
+        found.append(
+            "no anchor rows: nothing tells the model when NOT to speak of itself, so it will parrot; "
+            "the recipe identity_lora has an anchor"
+        )
+    if questions < 30:
+        found.append(
+            f"only {questions} distinct questions: the model learns these sentences and not the meaning; "
+            "scripts/gen_identity_data.py makes hundreds of wordings"
+        )
+    repeats = objective.identity_rows * objective.steps / max(len(identity), 1)
+    if repeats > 8:
+        found.append(f"each identity row is seen {repeats:.0f} times; more than 8 costs what the model knew")
+    return found
+
+
+def counts_of(examples: list[Example]) -> str:
+    counts = Counter(f"{example.kind}/{example.lang}" if example.lang else example.kind for example in examples)
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))

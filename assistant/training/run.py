@@ -1,0 +1,172 @@
+"""One training run: from rows and a recipe to a folder with the best adapter, its log and its curve."""
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from trl import SFTConfig
+
+from assistant.conversations import Row
+from assistant.loading import ChatModel
+from assistant.settings import save_settings
+from assistant.training import preflight, watching
+from assistant.training.curve import draw_curve
+from assistant.training.examples import Example, anchor_examples, identity_examples, schedule
+from assistant.training.recipe import Recipe
+from assistant.training.states import prepare
+from assistant.training.trainer import AnchoredTrainer, Collator
+
+
+@dataclasses.dataclass
+class Rows:
+    """What a run learns from: identity rows, answered anchor rows, watched rows and held-out anchors."""
+
+    identity: list[Row]
+    anchors: list[Row]
+    watched: list[Row]
+    held_out: list[Row]
+
+
+def say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def first_trained_layer(chat: ChatModel, recipe: Recipe) -> int:
+    return int(recipe.objective.from_layer * len(chat.model.model.layers))
+
+
+def train(
+    chat: ChatModel,
+    recipe: Recipe,
+    rows: Rows,
+    out: Path,
+    judges: tuple[Callable[[str], bool], Callable[[str, str], bool]],
+    *,
+    resume: bool = False,
+    settings: dict[str, Any] | None = None,
+) -> Path:
+    """Train an adapter into `out`; returns `out`. With `resume` it goes on from the last whole checkpoint.
+
+    Raises KeyboardInterrupt after Ctrl-C, once the checkpoint is saved.
+    """
+    objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
+    examples = identity_examples(chat, rows.identity, objective.max_length)
+    examples += anchor_examples(chat, rows.anchors, objective.anchor_tokens, objective.max_length)
+    held_out = anchor_examples(chat, rows.held_out, objective.anchor_tokens, objective.max_length)
+    batch = (objective.identity_rows if rows.identity else 0) + (objective.anchor_rows if rows.anchors else 0)
+    order = schedule(
+        examples,
+        objective.identity_rows,
+        objective.anchor_rows if rows.anchors else 0,
+        objective.steps,
+        recipe.trainer.get("seed", 0),
+    )
+    _say_preflight(chat, recipe, examples, order)
+    prepared = _prepare(chat, examples + held_out, from_layer, objective.top_k)
+    collator = Collator(examples, prepared[: len(examples)])
+    kept = Collator(held_out, prepared[len(examples) :]) if held_out else None
+    watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
+    checkpoints = out / "checkpoints"
+    start = watching.last_whole_checkpoint(checkpoints) if resume else None
+    if start is None:
+        shutil.rmtree(out, ignore_errors=True)
+    survive = watching.Survive()
+    trainer = AnchoredTrainer(
+        model=get_peft_model(chat.model, _lora_config(chat, recipe, from_layer)),
+        args=_arguments(recipe, checkpoints, batch, chat),
+        train_dataset=Dataset.from_dict({"row": order}),
+        data_collator=collator,
+        processing_class=chat.tokenizer,
+        callbacks=[
+            watching.KeepBest(watcher, recipe.watch.every, out, say),
+            survive,
+            watching.Progress(say),
+        ],
+        from_layer=from_layer,
+        kl_weight=objective.kl_weight,
+    )
+    from transformers import PrinterCallback, ProgressCallback
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    say(f"going on from step {start.name.rpartition('-')[2]}" if start else f"training {len(order) // batch} steps")
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if survive.interrupted:
+        say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
+        raise KeyboardInterrupt
+    _finish(out, trainer.state.log_history, settings or {})
+    return out
+
+
+def _say_preflight(chat: ChatModel, recipe: Recipe, examples: list[Example], order: list[int]) -> None:
+    config = chat.model.config
+    parameters = sum(parameter.numel() for parameter in chat.model.parameters())
+    cost = preflight.estimate(examples, order, parameters, config.hidden_size, config.num_hidden_layers)
+    say(f"rows: {preflight.counts_of(examples)}")
+    say(
+        f"{recipe.objective.steps} optimizer updates over {cost['tokens']:.0f} tokens; "
+        f"about {cost['gib']:.1f} GiB of memory in {str(chat.model.dtype).removeprefix('torch.')}"
+    )
+    for warning in preflight.warnings_for(examples, recipe.objective):
+        say(f"warning: {warning}")
+
+
+def _prepare(chat: ChatModel, examples: list[Example], from_layer: int, top_k: int) -> list[Any]:
+    total, done, start, shown = sum(len(example.ids) for example in examples), 0, time.monotonic(), 0.0
+
+    def progress(tokens: int) -> None:
+        nonlocal done, shown
+        done += tokens
+        if time.monotonic() - shown > 10 or done == total:
+            shown = time.monotonic()
+            rate = done / (shown - start)
+            say(f"preparing {done}/{total} tokens  {rate:.0f} tokens/s  {(total - done) / rate:.0f} s left")
+
+    return prepare(chat.model, examples, from_layer, top_k, progress)
+
+
+def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:
+    layers = list(range(from_layer, len(chat.model.model.layers)))
+    return LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **recipe.lora)
+
+
+def _arguments(recipe: Recipe, checkpoints: Path, batch: int, chat: ChatModel) -> SFTConfig:
+    values = {
+        "per_device_train_batch_size": batch,
+        "max_steps": recipe.objective.steps,
+        "save_steps": recipe.watch.every,
+        "save_total_limit": 2,
+        "logging_steps": 10,
+        "seed": 0,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        **recipe.trainer,
+    }
+    return SFTConfig(
+        output_dir=str(checkpoints),
+        dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        report_to="none",
+        use_cpu=chat.model.device.type == "cpu",
+        **values,
+    )
+
+
+def _finish(out: Path, history: list[dict[str, Any]], settings: dict[str, Any]) -> None:
+    """Put the best adapter into `out` itself; its settings.toml comes last and says that the folder is whole."""
+    draw_curve(history, watching.read_log(out / "watch.jsonl"), out / "curve.png")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        shutil.copyfile(out / "best" / name, out / f".{name}.partial")
+        (out / f".{name}.partial").replace(out / name)
+    best = max(watching.read_log(out / "watch.jsonl"), key=lambda entry: (entry["score"], entry["step"]))
+    save_settings(out, {**settings, "kept_step": best["step"], "torch": torch.__version__})
+    shutil.rmtree(out / "best")
+    shutil.rmtree(out / "checkpoints")

@@ -1,0 +1,86 @@
+"""trl's SFTTrainer with the anchored loss: steps in their scheduled order, lower layers from the cache."""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch.utils.data import SequentialSampler
+from trl import SFTTrainer
+
+from assistant.training.examples import Example, padded
+from assistant.training.loss import cross_entropy, kl_to_base
+from assistant.training.states import Prepared, layers_lifted
+
+
+def core_of(model: Any) -> Any:
+    """The causal LM inside a PEFT model (or the model itself)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+class Collator:
+    """Row indices → one padded batch of tokens, cached states and base logits."""
+
+    def __init__(self, examples: list[Example], prepared: list[Prepared]) -> None:
+        self.examples, self.prepared = examples, prepared
+
+    def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+        examples = [self.examples[row["row"]] for row in rows]
+        prepared = [self.prepared[row["row"]] for row in rows]
+        batch = {
+            "input_ids": torch.tensor(padded([e.ids for e in examples], 0)),
+            "attention_mask": torch.tensor(padded([[1] * len(e.ids) for e in examples], 0)),
+            # for each token: 1 where the next token is learnt by heart, 2 where the base's logits are kept
+            "objective": torch.tensor(padded([_objective(e) for e in examples], 0)),
+        }
+        if prepared[0].states is not None:
+            batch["states"] = torch.nn.utils.rnn.pad_sequence([p.states for p in prepared], batch_first=True)
+        tops = [p for p in prepared if p.top_ids is not None]
+        if tops:
+            batch["top_ids"] = torch.cat([p.top_ids for p in tops])  # type: ignore[misc]
+            batch["top_logprobs"] = torch.cat([p.top_logprobs for p in tops])  # type: ignore[misc]
+        return batch
+
+
+def _objective(example: Example) -> list[int]:
+    before = example.answer_start - 1
+    return [0] * before + [2 if example.anchor else 1] * (len(example.ids) - 1 - before) + [0]
+
+
+def objectives(core: Any, batch: dict[str, torch.Tensor], from_layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(cross-entropy, KL to the base) of a batch, each a mean over its own tokens; 0 where it has none."""
+    hidden = batch["states"] if "states" in batch else core.get_input_embeddings()(batch["input_ids"])
+    with layers_lifted(core, range(from_layer)):
+        last = core.model(
+            inputs_embeds=hidden.to(core.dtype), attention_mask=batch["attention_mask"], use_cache=False
+        ).last_hidden_state
+    identity, anchor = batch["objective"] == 1, batch["objective"] == 2
+    none = last.sum() * 0.0
+    targets = batch["input_ids"].roll(-1, dims=1)[identity]
+    loss = cross_entropy(core.lm_head(last[identity]), targets) if identity.any() else none
+    if not anchor.any():
+        return loss, none
+    return loss, kl_to_base(core.lm_head(last[anchor]), batch["top_ids"], batch["top_logprobs"]).mean()
+
+
+class AnchoredTrainer(SFTTrainer):
+    """One trainer for every recipe; what differs between methods is data."""
+
+    def __init__(self, *args: Any, from_layer: int, kl_weight: float, **kwargs: Any) -> None:
+        self.from_layer, self.kl_weight = from_layer, kl_weight
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
+        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        loss, kl = objectives(core_of(self.accelerator.unwrap_model(model)), inputs, self.from_layer)
+        self._metrics["train"]["cross_entropy"].append(loss.item())
+        self._metrics["train"]["kl"].append(kl.item())
+        self._metrics["train"]["tokens"].append(float(inputs["attention_mask"].sum()))
+        return loss + self.kl_weight * kl
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The model card is written from the run when the assistant is published, not here."""

@@ -1,0 +1,178 @@
+"""Watches a run: asks questions every few steps, keeps the best adapter, survives kills. Judges are handed in."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from assistant.conversations import Row
+from assistant.loading import ChatModel, generate_batch
+from assistant.settings import write_text
+from assistant.training.trainer import Collator, core_of, objectives
+
+WATCH_TOKENS = 32
+BATCH = 16
+
+
+@dataclass
+class Watcher:
+    """Asks the watched rows and measures KL on held-out anchors.
+
+    `recalls(answer)` and `leaks(answer, question)` judge one answer; rows of kind near_miss, greeting and general
+    must not leak, all others must recall.
+    """
+
+    chat: ChatModel
+    rows: list[Row]
+    anchors: Collator | None
+    from_layer: int
+    recalls: Callable[[str], bool]
+    leaks: Callable[[str, str], bool]
+
+    def measure(self, model: Any) -> dict[str, Any]:
+        prompts = [row["messages"][:-1] for row in self.rows]
+        chat = ChatModel(model, self.chat.tokenizer, self.chat.stop_ids, self.chat.path)
+        answers = generate_batch(chat, prompts, WATCH_TOKENS)
+        hits: dict[str, list[bool]] = {}
+        shown: dict[str, list[str]] = {}
+        for row, prompt, answer in zip(self.rows, prompts, answers, strict=True):
+            question = prompt[-1]["content"]
+            must_not = row.get("kind") in ("near_miss", "greeting", "general")
+            hit = self.leaks(answer, question) if must_not else self.recalls(answer)
+            part = f"{'leak' if must_not else 'recall'}.{row.get('lang', '')}"
+            hits.setdefault(part, []).append(hit)
+            shown.setdefault(part, []).append(f"{question} → {answer}")
+        result = {part: round(sum(values) / len(values), 4) for part, values in sorted(hits.items())}
+        return result | {"kl": round(self._kl(model), 5), "answers": {part: texts[:2] for part, texts in shown.items()}}
+
+    def _kl(self, model: Any) -> float:
+        """Mean KL to the base over the held-out anchors, nats a token."""
+        if self.anchors is None:
+            return 0.0
+        core, total, tokens = core_of(model), 0.0, 0
+        for start in range(0, len(self.anchors.examples), BATCH):
+            rows = [{"row": i} for i in range(start, min(start + BATCH, len(self.anchors.examples)))]
+            batch = {key: value.to(core.device) for key, value in self.anchors(rows).items()}
+            with torch.no_grad():
+                _, kl = objectives(core, batch, self.from_layer)
+            count = int((batch["objective"] == 2).sum())
+            total, tokens = total + kl.item() * count, tokens + count
+        return total / max(tokens, 1)
+
+
+def score_of(measured: dict[str, Any]) -> float:
+    """One number to choose a checkpoint by: mean recall − mean leak − 10 × KL (0.01 nats cost as 10 points)."""
+    recall = [value for part, value in measured.items() if part.startswith("recall")]
+    leak = [value for part, value in measured.items() if part.startswith("leak")]
+    return sum(recall) / max(len(recall), 1) - sum(leak) / max(len(leak), 1) - 10 * measured["kl"]
+
+
+class KeepBest(TrainerCallback):
+    """Measures every few steps, logs to watch.jsonl, and keeps the adapter with the best score in `best/`."""
+
+    def __init__(self, watcher: Watcher, every: int, folder: Path, say: Callable[[str], None]) -> None:
+        self.watcher, self.every, self.folder, self.say = watcher, every, folder, say
+        self.log = folder / "watch.jsonl"
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """After a resume, forget what was measured past the checkpoint."""
+        kept = [entry for entry in read_log(self.log) if entry["step"] <= state.global_step]
+        write_text(self.log, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        model = kwargs["model"]
+        model.eval()
+        measured = {"step": state.global_step, **self.watcher.measure(model)}
+        model.train()
+        measured["score"] = round(score_of(measured), 5)
+        earlier = [entry["score"] for entry in read_log(self.log) if entry["step"] < state.global_step]
+        if not earlier or measured["score"] >= max(earlier):
+            save_adapter(model, self.folder / "best")
+        entries = [*read_log(self.log), measured]
+        write_text(self.log, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+        self.say(describe(measured))
+
+
+class Survive(TrainerCallback):
+    """Marks whole checkpoints, and turns Ctrl-C into: finish the step, save, say how to go on."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self.previous: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.previous = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: Any) -> None:
+        self.interrupted = True
+        signal.signal(signal.SIGINT, self.previous or signal.SIG_DFL)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / "whole", "")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        signal.signal(signal.SIGINT, self.previous or signal.SIG_DFL)
+
+
+class Progress(TrainerCallback):
+    """Loss, tokens a second and the time left, every few steps, on standard error."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
+        self.start, self.first_step, self.tokens = time.monotonic(), 0, 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.start, self.first_step = time.monotonic(), state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        steps = state.global_step - self.first_step
+        if not logs or "cross_entropy" not in logs or not steps:
+            return
+        seconds = time.monotonic() - self.start
+        left = seconds / steps * (state.max_steps - state.global_step)
+        self.tokens += logs["tokens"] * args.logging_steps
+        self.say(
+            f"step {state.global_step}/{state.max_steps}  cross-entropy {logs['cross_entropy']:.3f}  "
+            f"KL {logs['kl']:.4f}  {self.tokens / seconds:.0f} tokens/s  {left:.0f} s left"
+        )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    return [json.loads(line) for line in lines if line.strip()]
+
+
+def save_adapter(model: Any, folder: Path) -> None:
+    """Write the adapter beside `folder`, then put it in its place."""
+    beside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    model.save_pretrained(str(beside))
+    (beside / "README.md").unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(beside, folder)
+
+
+def describe(measured: dict[str, Any]) -> str:
+    numbers = "  ".join(f"{part} {value:.2f}" for part, value in measured.items() if "." in part)
+    answers = [text for texts in measured["answers"].values() for text in texts[:1]]
+    lines = [f"step {measured['step']}: {numbers}  KL {measured['kl']:.4f}  score {measured['score']:.3f}", *answers]
+    return "\n    ".join(line.replace("\n", " ")[:150] for line in lines)
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    whole = [path.parent for path in folder.glob("checkpoint-*/whole")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -1,0 +1,46 @@
+"""Interface texts in the person's language. Knows nothing of the frameworks that show them."""
+
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from assistant.settings import load_toml, near_names
+
+TEXTS = Path(__file__).with_name("texts.toml")
+
+
+class Texts(dict[str, Any]):
+    """`texts["clear"]`; `texts.say("waiting", number=2)` fills the slots."""
+
+    def say(self, key: str, **slots: object) -> str:
+        return str(self[key]).format(**slots)
+
+
+@cache
+def load_texts() -> dict[str, Texts]:
+    """Language code → texts, in the order of the file; the first is the fallback."""
+    return {language: Texts(texts) for language, texts in load_toml(TEXTS).items()}
+
+
+def fixed_language() -> str | None:
+    """ASSISTANT_LANG, or None when each browser decides. Raises ValueError for a language without texts."""
+    wanted = os.environ.get("ASSISTANT_LANG", "").strip()
+    if not wanted:
+        return None
+    if known := _known(wanted):
+        return known
+    raise ValueError(f"ASSISTANT_LANG={wanted} has no texts{near_names(wanted, load_texts())}")
+
+
+def pick_language(accepted: str | None) -> str:
+    """The best of an Accept-Language header or a locale (`zh-CN,zh;q=0.9,en`), unless ASSISTANT_LANG says."""
+    fallback = next(iter(load_texts()))
+    tags = re.findall(r"[A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*(?=\s*(?:[,;]|$))", accepted or "")
+    return fixed_language() or next(filter(None, map(_known, tags)), fallback)
+
+
+def _known(tag: str) -> str | None:
+    language = re.split("[-_.]", tag.lower())[0]
+    return language if language in load_texts() else None
