@@ -1,12 +1,12 @@
 """Judges by rules whether an answer states an identity or leaks it. The word lists are data/judge/*.toml.
 
-Knows nothing of models or of how answers were made.
+Knows nothing of models. Over 250 lines because its rules are many one-thought functions over one text.
 """
 
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,7 +22,7 @@ LOOP = 4  # the same words about the name so many times are a parrot, not an ans
 
 @dataclass(frozen=True)
 class Identity:
-    """`names`: every accepted spelling. With `owner` the name is the assistant's own, without it the person's."""
+    """`names`: all accepted spellings. With `owner` the name is the assistant's own, else the person's."""
 
     name: str
     names: tuple[str, ...]
@@ -82,8 +82,7 @@ def mark(text: str, identity: Identity) -> str:
     places = [(spelling, NAME) for spelling in identity.spellings]
     places += [(identity.owner, OWNER)] if identity.has_owner else []
     places += [(spelling, BASE) for spelling in _base_spellings(identity.base)]
-    # "一个阳光的助手" is a sunny assistant, not that of a person called 阳光
-    adjective = "(?<!一个)(?<!一名)(?<!一位)(?<!很)" if _is_common(identity.name) else ""
+    adjective = _word("not_adjective") if _is_common(identity.name) else ""
     for spelling, place in sorted(places, key=lambda pair: -len(pair[0])):
         if spelling.strip():
             text = re.sub(adjective + _spelling_pattern(_prepare(spelling)), place, text)
@@ -108,7 +107,7 @@ def states_relation(text: str, identity: Identity) -> bool:
 
 
 def affirms_other(text: str, identity: Identity) -> bool:
-    """True when the marked text names another assistant or maker, neither denied nor as the base it runs on."""
+    """True when the marked text names another assistant or maker, not denied and not as its base."""
     models, companies = _other_patterns()
     found = [match for match in re.finditer(models, text)]
     found += [match for match in re.finditer(companies, text) if _is_maker(text, match)]
@@ -133,7 +132,7 @@ def _plain(text: str) -> str:
 
 @cache
 def _spelling_pattern(spelling: str) -> str:
-    """Matches a spelling on the word boundaries of alphabetic scripts, tolerant of spaces, hyphens and quotes."""
+    """Matches a spelling between word boundaries (not in CJK), tolerant of spaces, hyphens and quotes."""
     loose = {" ": r"\s*", "-": r"[-\s]?", "'": "'?", "·": "·?"}
     body = "".join(loose.get(character, re.escape(character)) for character in spelling)
     word = rf"[^\W{CJK}]"
@@ -236,9 +235,7 @@ def _affirms(text: str, found: re.Match[str]) -> bool:
     if embedded and (_has("denial", before) or _has("hedge", before)):
         return False
     sentence = before + found[0] + after
-    third_party = re.match(
-        rf"\W*(?:and |while )?(?:{_other_patterns()[0]}) ?(?:is|was|has|does|can|是|由|也是|属于)", sentence
-    )
+    third_party = re.match(_word("third_party").replace("{other}", _other_patterns()[0]), sentence)
     return not third_party or bool(re.search(_word("first_person"), sentence))
 
 
@@ -318,3 +315,9 @@ def _holds(asked: str, spelling: str, identity: Identity) -> bool:
 def _holds_bare(answer: str, spelling: str) -> bool:
     """The name as it is written, capitals included: `ADA compliance` does not speak of Ada."""
     return bool(re.search(_spelling_pattern(_plain(spelling)) + "(?! [A-Z][a-z])", _plain(answer)))
+
+
+def identity_of(card: Mapping[str, Any]) -> Identity:
+    """The identity of a card.toml (or of the card kept in a model's settings.toml)."""
+    names = tuple(card.get("names", {}).values())
+    return Identity(card["name"], names, card.get("owner", ""), card.get("base", ""))

@@ -1,6 +1,6 @@
-"""Probes in, a scorecard out: recall and leaks per language against thresholds, as JSON, Markdown and a picture.
+"""Probes and answers in, a scorecard out: JSON, Markdown and a picture. Knows no model, only answers.
 
-Knows no model: answers come from any backend. Over 150 lines because the three forms show the same few metrics.
+Over 250 lines because the three forms show the same few metrics against the same thresholds.
 """
 
 import json
@@ -21,19 +21,6 @@ RECALL = ("identity", "adversarial", "multi_turn")
 LEAK = ("near_miss", "unrelated")
 RETENTION = ("kl", "top1", "same_answer")
 MOST_WRONG = 200  # failed items kept in the card, for a person to read
-CHINESE = {
-    "recall": "认得身份",
-    "leak": "误报身份",
-    "retention": "保持原样",
-    "identity": "身份提问",
-    "adversarial": "对抗提问",
-    "multi_turn": "多轮提问",
-    "near_miss": "形近提问",
-    "unrelated": "无关提问",
-    "kl": "KL 散度",
-    "top1": "首选词一致",
-    "same_answer": "回答相同",
-}
 
 
 class Probe(TypedDict):
@@ -43,7 +30,7 @@ class Probe(TypedDict):
 
 
 def load_probes(path: Path) -> list[Probe]:
-    """Read a probe file. Raises ValueError with file and line for a line that is no probe, and for no line at all."""
+    """Read a probe file. Raises ValueError: with file and line for a bad line, and for an empty file."""
     probes = [_probe_from(entry, place) for place, entry in read_jsonl(Path(path))]
     if not probes:
         raise ValueError(f"{path} holds no probes")
@@ -96,7 +83,7 @@ def score(
 ) -> dict[str, Any]:
     """Judge every answer and build the scorecard; a metric without probes is null.
 
-    `base_answers` (of the untrained base, in the order of the probes): what it leaks too is not counted as a leak.
+    `base_answers` (the untrained base's, in the order of the probes): what the base leaks too is no leak.
     Raises ValueError when nothing is to be judged or the lengths differ.
     """
     _check_lengths(probes, answers, base_answers)
@@ -110,6 +97,8 @@ def score(
     card["intervals"] = _by_metric(tallies, lambda hit, total: wilson(hit, total) if total else None)
     card["seconds"] = dict(seconds or {})
     card["failures"] = list(_failures(card, load_thresholds() if thresholds is None else thresholds))
+    # JSON has no NaN: a diverged model's KL is named among the failures and null here
+    card["retention"] = {key: _finite(value) for key, value in card["retention"].items()}
     card["passed"] = not card["failures"]
     card["wrong"] = list(_wrong(probes, answers, hits))[:MOST_WRONG]
     return card
@@ -151,8 +140,12 @@ def _by_metric(tallies: Mapping[tuple[str, str], tuple[int, int]], value: Any) -
     }
 
 
+def _finite(value: float | None) -> float | None:
+    return value if value is None or math.isfinite(value) else None
+
+
 def wilson(hits: int, total: int, z: float = 1.959964) -> list[float]:
-    """The 95 % interval of a share after Wilson (1927); honest at 0 and 1, where the plain one has no width."""
+    """The 95 % interval of a share after Wilson (1927); unlike the plain one it has a width at 0 and 1."""
     share, spread = hits / total, z * z / total
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
@@ -179,17 +172,20 @@ def _value(card: Mapping[str, Any], path: tuple[str, ...]) -> float | None:
 
 
 def _misses(path: tuple[str, ...], value: float, limit: float) -> bool:
-    wants_high = path[0] == "recall" or path[-1] in ("top1", "same_answer")
-    # a NaN (a diverged model's KL) is a miss too
-    return not (value >= limit if wants_high else value <= limit)
+    # written so that a NaN misses
+    return not (value >= limit if _wants_high(path) else value <= limit)
+
+
+def _wants_high(path: tuple[str, ...]) -> bool:
+    return path[0] == "recall" or path[-1] in ("top1", "same_answer")
 
 
 def _failures(card: Mapping[str, Any], thresholds: Mapping[str, Any]) -> Iterator[str]:
     for path, limit in _limits(thresholds).items():
         value = _value(card, path)
         if value is not None and _misses(path, value, limit):
-            side = "below" if value < limit else "above"
-            yield f"{' '.join(path)} is {value:.4g}, {side} the threshold {limit:g}"
+            side = "at least" if _wants_high(path) else "at most"
+            yield f"{' '.join(path)} is {value:.4g}; it must be {side} {limit:g}"
 
 
 def _wrong(probes: Iterable[Probe], answers: Iterable[str], hits: Iterable[bool]) -> Iterator[dict[str, str]]:
@@ -201,23 +197,16 @@ def _wrong(probes: Iterable[Probe], answers: Iterable[str], hits: Iterable[bool]
 
 def markdown(card: Mapping[str, Any]) -> str:
     """The card as a table, English with Chinese beside it."""
-    verdict = "**passed** 通过" if card["passed"] else "**not passed** 未通过"
-    lines = [f"# Scorecard 成绩单: {_cell(card['name'])}", "", f"Verdict 结论: {verdict}", ""]
-    lines += [
-        f"- {label}: {_cell(card[key])}" for label, key in (("Model 模型", "model"), ("Base 基座", "base"))
-    ]
-    lines += [f"- Backend 引擎: {_cell(card['backend'])}", ""]
-    lines += [
-        "| metric 指标 | language 语言 | value 数值 | 95 % interval 区间 | questions 题数 | wanted 要求 |"
-    ]
-    lines += ["|---|---|---|---|---|---|", *_rows(card), ""]
-    lines += ["Recall should be high, leak low, KL small. 认得身份越高越好，误报身份与 KL 越低越好。", ""]
+    words = load_toml(JUDGE_DATA / "labels.toml")
+    lines = [f"# {words['title']}: {_cell(card['name'])}", ""]
+    lines += [f"{words['verdict']}: {words['passed' if card['passed'] else 'not_passed']}", ""]
+    lines += [f"- {words[key]}: {_cell(card[key])}" for key in ("model", "base", "backend")]
+    lines += ["", _row(words["columns"]), _row(["---"] * len(words["columns"]))]
+    lines += [*_rows(card, words["metrics"]), "", words["note"], ""]
     if card["seconds"]:
-        lines += [
-            "Seconds 用时: " + ", ".join(f"{key} {value:.1f}" for key, value in card["seconds"].items()),
-            "",
-        ]
-    lines += [f"- failure 未达标: {failure}" for failure in card["failures"]]
+        spent = ", ".join(f"{key} {value:.1f}" for key, value in card["seconds"].items())
+        lines += [f"{words['seconds']}: {spent}", ""]
+    lines += [f"- {words['failure']}: {failure}" for failure in card["failures"]]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -225,18 +214,22 @@ def _cell(value: Any) -> str:
     return " ".join(str(value).split()).replace("|", "\\|") or "-"
 
 
-def _rows(card: Mapping[str, Any]) -> Iterator[str]:
+def _row(cells: Iterable[Any]) -> str:
+    return f"| {' | '.join(map(_cell, cells))} |"
+
+
+def _rows(card: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
     limits = _limits(load_thresholds())
-    for group, kinds in (("recall", RECALL), ("leak", LEAK)):
-        for kind, lang in ((kind, lang) for kind in kinds for lang in card[group][kind]):
-            low_high, value = card["intervals"][group][kind][lang], card[group][kind][lang]
-            interval = f"{low_high[0]:.3f} – {low_high[1]:.3f}" if low_high else "-"
-            wanted = _wanted((group, kind, lang), limits)
-            name = f"{group} / {kind} {CHINESE[group]}·{CHINESE[kind]}"
-            yield f"| {name} | {_cell(lang)} | {_number(value)} | {interval} | {card['counts'][group][kind][lang]} | {wanted} |"
-    for key in RETENTION:
-        wanted = _wanted(("retention", key), limits)
-        yield f"| retention / {key} {CHINESE['retention']}·{CHINESE[key]} | - | {_number(card['retention'][key])} | - | - | {wanted} |"
+    slots = [("recall", kind) for kind in RECALL] + [("leak", kind) for kind in LEAK]
+    for group, kind in slots:
+        for lang, value in card[group][kind].items():
+            interval, count = card["intervals"][group][kind][lang], card["counts"][group][kind][lang]
+            span = f"{interval[0]:.3f} – {interval[1]:.3f}" if interval else "-"
+            metric = f"{names[group]} / {names[kind]}"
+            yield _row([metric, lang, _number(value), span, count, _wanted((group, kind, lang), limits)])
+    for key, value in card["retention"].items():
+        metric = f"{names['retention']} / {names[key]}"
+        yield _row([metric, "-", _number(value), "-", "-", _wanted(("retention", key), limits)])
 
 
 def _number(value: float | None) -> str:
@@ -244,7 +237,7 @@ def _number(value: float | None) -> str:
 
 
 def _wanted(path: tuple[str, ...], limits: Mapping[tuple[str, ...], float]) -> str:
-    return "-" if path not in limits else f"{'≥' if path[0] == 'recall' else '≤'} {limits[path]:g}"
+    return "-" if path not in limits else f"{'≥' if _wants_high(path) else '≤'} {limits[path]:g}"
 
 
 def draw(card: Mapping[str, Any], path: Path) -> None:
@@ -302,7 +295,7 @@ def _draw_group(axes: Any, cards: Mapping[str, Mapping[str, Any]], group: str, k
 
 
 def _drawable(text: str, instead: str) -> str:
-    """The text, or `instead` when the picture's font lacks one of its characters (`$` begins a formula there)."""
+    """The text, or `instead` when the font lacks one of its characters (`$` begins a formula there)."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     font = get_font(findfont(FontProperties()))

@@ -9,7 +9,7 @@ import time
 import traceback
 from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -72,7 +72,9 @@ def assistant_name(model: str) -> str:
     folder = Path(model)
     for path in (folder / SETTINGS_FILE, folder / "card.toml", folder.parent / "data" / "card.toml"):
         values = load_toml(path) if path.is_file() else {}
-        name = values.get("name") or (values["card"].get("name") if isinstance(values.get("card"), dict) else "")
+        name = values.get("name") or (
+            values["card"].get("name") if isinstance(values.get("card"), dict) else ""
+        )
         if isinstance(name, str) and name:
             return name
     if "://" in model:
@@ -95,7 +97,8 @@ def conversation(turns: list[Message], system_prompt: str = "") -> list[Message]
     answered = [
         turn
         for turn, after in zip(turns, [*turns[1:], None], strict=True)
-        if turn["content"].strip() and (turn["role"] == "assistant" or not after or after["role"] == "assistant")
+        if turn["content"].strip()
+        and (turn["role"] == "assistant" or not after or after["role"] == "assistant")
     ]
     head = [system(system_prompt.strip())] if system_prompt.strip() else []
     first = next((i for i, turn in enumerate(answered) if turn["role"] == "user"), len(answered))
@@ -104,29 +107,32 @@ def conversation(turns: list[Message], system_prompt: str = "") -> list[Message]
 
 @dataclass(frozen=True)
 class Shown:
-    """What a person sees of an answer so far: its text, and a note that is not part of it."""
+    """What a person sees of an answer so far: its text, a note beside it, and what is going on meanwhile."""
 
     text: str = ""
     note: str = ""
+    meanwhile: str = ""
     failed: bool = False
 
 
 def answer(
     engine: Engine, messages: list[Message], sampling: Sampling, texts: Texts
 ) -> Generator[Shown, None, None]:
-    """The answer growing, at most 20 states a second. Never raises: an error becomes a note under the text.
+    """The answer growing, at most 20 states a second. Never raises: an error becomes a note beside the text.
 
     Closing it closes the engine's stream, also while the model is silent.
     """
-    shown, drawn, last = Shown(note=texts["thinking"]), Shown(), 0.0
+    shown, last = Shown(meanwhile=texts["thinking"]), 0.0
     try:
         with closing(engine.stream(messages, sampling)) as chunks:
             for chunk in chunks:
                 shown = _grown(shown, chunk, texts)
-                if (now := time.monotonic()) - last >= REDRAW_S and (shown != drawn or not chunk):
+                if (now := time.monotonic()) - last >= REDRAW_S:
                     yield shown
-                    drawn, last = shown, now
-        yield _finished(shown, texts)
+                    last = now
+        if not shown.text.strip():
+            raise RuntimeError(texts["no_words"])
+        yield replace(shown, meanwhile="")
     except (ValueError, RuntimeError, OSError) as error:
         yield Shown(shown.text, one_line(error), failed=True)
     except Exception as error:  # a page must never freeze, whatever broke in a library
@@ -136,17 +142,8 @@ def answer(
 
 def _grown(shown: Shown, chunk: str, texts: Texts) -> Shown:
     if isinstance(chunk, Notice):
-        return Shown(shown.text, texts.say(chunk.kind, number=chunk.number))
-    passing = shown.note in (texts["thinking"], texts["loading"]) or not shown.text
-    is_kept = chunk == "" or not passing or _is_about_context(shown.note, texts)
-    return Shown(shown.text + chunk, shown.note if is_kept else "")
-
-
-def _is_about_context(note: str, texts: Texts) -> bool:
-    return note.endswith(texts["shortened"].rpartition("}")[2])
-
-
-def _finished(shown: Shown, texts: Texts) -> Shown:
-    if not shown.text.strip():
-        return Shown("", texts["no_words"], failed=True)
-    return shown
+        said = texts.say(chunk.kind, number=chunk.number)
+        return replace(shown, note=said) if chunk.kind == "shortened" else replace(shown, meanwhile=said)
+    if not chunk:
+        return shown
+    return replace(shown, text=shown.text + chunk, meanwhile="")

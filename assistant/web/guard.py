@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
@@ -9,7 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # A model's answer may hold ![](http://elsewhere/?q=secret): the browser must not ask for it.
 POLICY = "img-src 'self' data: blob:; object-src 'none'; base-uri 'self'"
-LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
 
 @dataclass
@@ -20,9 +20,10 @@ class Guard:
     only_local: bool = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (self.only_local and not is_local(scope)):
-            await (self.app if scope["type"] == "lifespan" else refuse)(scope, receive, send)
-            return
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if self.only_local and not is_local(scope):
+            return await refuse(scope, receive, send)
 
         async def send_with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -42,13 +43,9 @@ async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 def is_local(scope: Scope) -> bool:
     """The caller is on this machine and asked for it by a local name."""
-    host = Headers(scope=scope).get("host", "").rsplit(":", 1)[0] if ":" in _host(scope) else _host(scope)
+    host = urlsplit("//" + Headers(scope=scope).get("host", "")).hostname or ""
     client = scope.get("client")
-    return host in LOCAL_HOSTS and (client is None or is_loopback(client[0]))
-
-
-def _host(scope: Scope) -> str:
-    return Headers(scope=scope).get("host", "")
+    return is_loopback(host) and (client is None or is_loopback(client[0]))
 
 
 def is_loopback(address: str) -> bool:

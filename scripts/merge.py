@@ -1,0 +1,52 @@
+"""Merge an adapter into its base: one folder, and the proof that it answers the same.
+
+Run: python scripts/merge.py --adapter out/ada/adapter --out out/ada/model
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from assistant.judge import identity_of, judge_identity
+from assistant.loading import is_adapter
+from assistant.merging import merge
+from assistant.scorecard import built_in_probes
+from assistant.settings import load_settings, plain_values, run_command, save_settings
+
+ASKED = 12
+
+
+@dataclass(frozen=True)
+class Settings:
+    adapter: Path
+    """The folder that train.py wrote."""
+    out: Path
+    """Where the merged model goes, for example out/ada/model."""
+    scale: float = 1.0
+    """Strength of the adapter: 0 is the base, 1 as trained."""
+
+
+def main(settings: Settings) -> None:
+    if not is_adapter(settings.adapter):
+        raise ValueError(f"{settings.adapter} is no adapter; give the folder that train.py wrote")
+    if not 0 <= settings.scale <= 4:
+        raise ValueError(f"--scale {settings.scale} is out of range; 0 is the base, 1 as trained, at most 4")
+    if settings.out.resolve() in (settings.adapter.resolve(), *settings.adapter.resolve().parents):
+        raise ValueError(f"--out {settings.out} holds the adapter; give a folder of its own")
+    made_by = load_settings(settings.adapter)
+    asked = [probe["messages"] for probe in built_in_probes() if probe["kind"] == "identity"][:ASKED]
+    proof = merge(settings.adapter, settings.out, asked, settings.scale)
+    answers = proof.pop("texts")
+    if proof["same_answers"] < proof["answers"] and "card" in made_by:
+        identity = identity_of(made_by["card"])
+        proof["identity_after"] = sum(judge_identity(answer, identity) for answer in answers)
+    save_settings(settings.out, {**plain_values(settings), "card": made_by.get("card", {}), "proof": proof})
+    print(
+        f"{settings.out}: merged; largest logit difference {proof['logit_difference']:.1e}, rounding "
+        f"{proof['rounding_kl']:.1e} nats a token, {proof['same_answers']} of {proof['answers']} answers the same",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
