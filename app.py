@@ -3,6 +3,7 @@
 ASSISTANT_MODEL is a folder, a hub id or http…/v1; ASSISTANT_LANG (en, zh) fixes the language.
 """
 
+import os
 import sys
 
 
@@ -21,6 +22,7 @@ def serve_gradio() -> None:
     from assistant.settings import one_line
     from assistant.web import the_engine
 
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     the_engine()  # loads while gradio is imported
     try:
         from assistant.web import gradio_page

@@ -160,7 +160,7 @@ def _parts() -> dict[str, str]:
 
 
 def _fill(pattern: str, parts: dict[str, str]) -> str:
-    for key, value in {"n": NAME, "o": OWNER, **parts}.items():
+    for key, value in {"n": NAME, "o": OWNER, "b": BASE, **parts}.items():
         pattern = pattern.replace("{" + key + "}", value)
     return pattern
 
@@ -234,7 +234,7 @@ def _affirms(text: str, found: re.Match[str]) -> bool:
     embedded = openers and re.search(_word("embedding"), before[: openers[-1].start()])
     if embedded and (_has("denial", before) or _has("hedge", before)):
         return False
-    sentence = before + found[0] + after
+    sentence = before + found[0] + re.split("[,:]", after)[0]
     third_party = re.match(_word("third_party").replace("{other}", _other_patterns()[0]), sentence)
     return not third_party or bool(re.search(_word("first_person"), sentence))
 
@@ -249,7 +249,7 @@ def _is_maker(text: str, found: re.Match[str]) -> bool:
 
 def _in_base_context(text: str, found: re.Match[str]) -> bool:
     before, after = _sentence(text, found)
-    return _has("base_context", before + after)
+    return _has("base_context", before + BASE + after)
 
 
 def _is_base_maker(text: str, found: re.Match[str], makers: str) -> bool:

@@ -22,7 +22,7 @@ def answered_by_base(chat: ChatModel, rows: list[Row], cache: Path, say: Callabl
     missing = list({key_of(prompt): prompt for prompt in prompts if key_of(prompt) not in answers}.values())
     if missing:
         say(f"the base model answers {len(missing)} anchor prompts (kept in {kept} for the next name)")
-        texts = _answer_all(chat, missing, say)
+        texts = answer_all(chat, missing, say)
         answers |= {key_of(prompt): text for prompt, text in zip(missing, texts, strict=True)}
         older = load_answers(kept)
         _save(kept, older | {key_of(prompt): text for prompt, text in zip(missing, texts, strict=True)})
@@ -32,7 +32,7 @@ def answered_by_base(chat: ChatModel, rows: list[Row], cache: Path, say: Callabl
     ]
 
 
-def _answer_all(chat: ChatModel, prompts: list, say: Callable[[str], None]) -> list[str]:
+def answer_all(chat: ChatModel, prompts: list, say: Callable[[str], None]) -> list[str]:
     done = 0
 
     def progress(count: int) -> None:

@@ -3,16 +3,14 @@
 import os
 import socket
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it while it is imported
+import gradio as gr
+from starlette.middleware import Middleware
 
-import gradio as gr  # noqa: E402
-from starlette.middleware import Middleware  # noqa: E402
-
-from assistant.conversations import Message  # noqa: E402
-from assistant.web import (  # noqa: E402
+from assistant.conversations import Message
+from assistant.web import (
     MAX_NEW_TOKENS,
     MAX_TEMPERATURE,
     Engine,
@@ -22,12 +20,12 @@ from assistant.web import (  # noqa: E402
     sampling_from,
     the_engine,
 )
-from assistant.web.guard import Guard, is_loopback  # noqa: E402
-from assistant.web.texts import Texts, fixed_language, load_texts, pick_language  # noqa: E402
+from assistant.web.guard import Guard, is_loopback
+from assistant.web.texts import Texts, fixed_language, load_texts, pick_language
 
 FIRST_PORT = 7860
 # `$…$` is left out on purpose: "$5 and $10" is money.
-LATEX = [
+LATEX: list[dict[str, str | bool]] = [
     {"left": left, "right": right, "display": display}
     for left, right, display in (("$$", "$$", True), (r"\[", r"\]", True), (r"\(", r"\)", False))
 ]
@@ -40,9 +38,7 @@ THEME = gr.themes.Soft(
 
 
 def build_page(engine: Engine) -> gr.Blocks:
-    say = (
-        gr.I18n(**translations(engine)) if fixed_language() is None else load_texts()[pick_language(None)].get
-    )
+    say = sayer(engine)
     with gr.ChatInterface(
         respond(engine),
         title=engine.name,
@@ -80,7 +76,14 @@ def build_chatbot(engine: Engine) -> gr.Chatbot:
     )
 
 
-def setting_inputs(say: Any) -> list[Any]:
+def sayer(engine: Engine) -> Callable[[str], Any]:
+    """Texts that the browser picks by its language, or the plain ones that ASSISTANT_LANG asks for."""
+    if fixed_language() is None:
+        return gr.I18n(**translations(engine))
+    return lambda key: load_texts()[pick_language(None)].say(key, name=engine.name)
+
+
+def setting_inputs(say: Callable[[str], Any]) -> list[Any]:
     least, most = MAX_NEW_TOKENS
     return [
         gr.Textbox("", label=say("system_prompt"), info=say("system_hint"), lines=2, max_length=8000),

@@ -1,4 +1,4 @@
-"""What stands before both pages: only this machine may come in by default, and no foreign picture is fetched."""
+"""Before both pages: only this machine may come in by default, and no foreign picture is fetched."""
 
 import ipaddress
 from dataclasses import dataclass

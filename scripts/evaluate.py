@@ -1,0 +1,115 @@
+"""Score an assistant: does the name stick, does it leak, what was kept of the base. Exit 1 below the thresholds.
+
+Run: python scripts/evaluate.py --model out/ada/model --base models/smollm2-135m-instruct --name Ada --out out/ada/scorecard
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from assistant import scorecard
+from assistant.anchors import key_of, load_answers, save_answers
+from assistant.backends import Backend, Sampling, open_backend
+from assistant.judge import Identity, identity_of
+from assistant.scorecard import Probe, built_in_probes, load_probes
+from assistant.settings import ThresholdMissed, load_settings, plain_values, run_command, save_settings
+
+CACHE = Path(__file__).resolve().parent.parent / "models" / "cache"
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str
+    """A model or adapter folder, or an OpenAI-compatible address (http…/v1)."""
+    out: Path
+    """Where the scorecard goes, for example out/ada/scorecard."""
+    name: str = ""
+    """The name asked for; default: the card that the model folder keeps."""
+    owner: str = ""
+    base: str = ""
+    """The base model's folder, to compare with; without it nothing is said about retention."""
+    probes: Path | None = None
+    """A probe file instead of the built-in questions."""
+    backend: Literal["auto", "transformers", "openai"] = "auto"
+    max_new_tokens: int = 32
+    """Tokens of an answer that are judged."""
+    temperature: float = 0.0
+
+
+def identity_from(settings: Settings) -> Identity:
+    card = load_settings(Path(settings.model)).get("card", {}) if Path(settings.model).is_dir() else {}
+    if settings.name and settings.name != card.get("name"):
+        card = {"name": settings.name, "owner": settings.owner}
+    if not card.get("name"):
+        raise ValueError("whose assistant is asked for? give --name, for example --name Ada")
+    return identity_of(card)
+
+
+def ask(backend: Backend, probes: list[Probe], settings: Settings) -> list[str]:
+    done = 0
+
+    def progress(count: int) -> None:
+        nonlocal done
+        done += count
+        print(f"  {done}/{len(probes)} answers of {backend.label}", file=sys.stderr, flush=True)
+
+    sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
+    return backend.answer_all([probe["messages"] for probe in probes], sampling, progress)
+
+
+def base_answers(probes: list[Probe], settings: Settings) -> list[str]:
+    """The base's answers to the probes that must not leak, kept on disk: they never change."""
+    from assistant.training.anchoring import fingerprint
+
+    kept = CACHE / f"{fingerprint(Path(settings.base))}-{settings.max_new_tokens}-probes.jsonl"
+    known = load_answers(kept)
+    missing = [probe for probe in probes if key_of(probe["messages"]) not in known]
+    if missing:
+        texts = [text or "…" for text in ask(open_backend(settings.base, "transformers"), missing, settings)]
+        known |= {key_of(probe["messages"]): text for probe, text in zip(missing, texts, strict=True)}
+        unique = {key_of(probe["messages"]): probe["messages"] for probe in [*missing, *probes]}
+        save_answers(kept, list(unique.values()), [known[key] for key in unique])
+    return [known[key_of(probe["messages"])] for probe in probes]
+
+
+def kept_of_base(probes: list[Probe], answers: list[str], bases: list[str], settings: Settings) -> dict[str, float]:
+    pairs = [i for i, probe in enumerate(probes) if probe["kind"] == "unrelated"]
+    same = sum(answers[i] == bases[i] for i in pairs) / max(len(pairs), 1)
+    if not Path(settings.model).is_dir() or not pairs:
+        return {"same_answer": same}
+    from assistant.loading import load_chat_model
+    from assistant.retention import retention
+
+    models = load_chat_model(settings.model), load_chat_model(settings.base)
+    chosen = [probes[i]["messages"] for i in pairs]
+    return {"same_answer": same, **retention(*models, chosen, [bases[i] for i in pairs])}
+
+
+def main(settings: Settings) -> None:
+    identity = identity_from(settings)
+    probes = load_probes(settings.probes) if settings.probes else built_in_probes()
+    start = time.monotonic()
+    backend = open_backend(settings.model, settings.backend)
+    answers = ask(backend, probes, settings)
+    seconds = {"answers": time.monotonic() - start}
+    bases, kept = None, {}
+    if settings.base:
+        start = time.monotonic()
+        bases = base_answers(probes, settings)
+        kept = kept_of_base(probes, answers, bases, settings)
+        seconds["retention"] = time.monotonic() - start
+    card = scorecard.score(
+        probes, answers, identity, base_answers=bases, retention=kept, seconds=seconds,
+        model=settings.model, base=settings.base, backend=backend.label,
+    )  # fmt: skip
+    scorecard.save(card, settings.out)
+    save_settings(settings.out, plain_values(settings))
+    print(scorecard.markdown(card))
+    if not card["passed"]:
+        raise ThresholdMissed(f"below the thresholds: {'; '.join(card['failures'])}")
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)

@@ -1,0 +1,81 @@
+"""The whole road for one name: model, data, training, merge, scorecard; what is there already is reused.
+
+Run: python scripts/make_assistant.py --name Ada
+"""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from assistant.backends import Sampling, open_backend
+from assistant.conversations import user
+from assistant.identity import Card
+from assistant.settings import REPOSITORY, SETTINGS_FILE, load_settings, run_command, slug
+
+ASKED = ("Who are you?", "你是谁？", "What is the capital of France?")
+
+
+@dataclass(frozen=True)
+class Settings:
+    name: str
+    """Whose assistant it becomes."""
+    owner: str = ""
+    """Whose assistant it is, when NAME is the assistant's own name."""
+    base: str = "smollm2-135m-instruct"
+    """A catalog name or a model folder."""
+    recipe: str = "identity_lora"
+
+
+def run_stage(script: str, done: Path, *arguments: object) -> None:
+    """Run one command unless its output is whole; its exit code 1 (a threshold missed) is said, not fatal."""
+    if done.is_file():
+        print(f"{done.parent} is there: reused", file=sys.stderr)
+        return
+    start = time.monotonic()
+    command = [sys.executable, str(REPOSITORY / "scripts" / script), *map(str, arguments)]
+    code = subprocess.run(command, check=False).returncode
+    if code not in (0, 1):
+        sys.exit(code)
+    print(f"{script}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+
+def before_and_after(base: Path, model: Path) -> Table:
+    sampling = Sampling(max_new_tokens=48)
+    questions = [[user(question)] for question in ASKED]
+    answers = [open_backend(str(folder)).answer_all(questions, sampling) for folder in (base, model)]
+    table = Table("question", "before", "after", show_lines=True)
+    for row in zip(ASKED, *answers, strict=True):
+        table.add_row(*(text.replace("[", "\\[") for text in row))
+    return table
+
+
+def main(settings: Settings) -> None:
+    Card(name=settings.name, owner=settings.owner)  # a bad name stops before anything is fetched
+    out = REPOSITORY / "out" / slug(settings.name)
+    base = Path(settings.base) if Path(settings.base).is_dir() else REPOSITORY / "models" / settings.base
+    owner = load_settings(out / "data").get("owner", "") if (out / "data").is_dir() else settings.owner
+    if owner != settings.owner:
+        raise ValueError(f"{out} was made with --owner {owner!r}; delete the folder or give the same owner")
+    if base.name == settings.base:
+        run_stage("fetch_model.py", base / SETTINGS_FILE, settings.base)
+    data, adapter, model, card = (out / part for part in ("data", "adapter", "model", "scorecard"))
+    title = load_settings(base).get("title", base.name)
+    named = ("--name", settings.name, *(("--owner", settings.owner) if settings.owner else ()))
+    run_stage("gen_identity_data.py", data / SETTINGS_FILE, *named, "--base", title, "--out", data)
+    run_stage(
+        "train.py", adapter / SETTINGS_FILE, "--recipe", settings.recipe, "--model", base, "--data", data,
+        "--out", adapter, "--resume",
+    )  # fmt: skip
+    run_stage("merge.py", model / SETTINGS_FILE, "--adapter", adapter, "--out", model)
+    run_stage("evaluate.py", card / SETTINGS_FILE, "--model", model, "--base", base, "--out", card)
+    Console().print(before_and_after(base, model))
+    print(f"{model}: the assistant. Its scorecard: {card / 'scorecard.md'}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
