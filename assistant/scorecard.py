@@ -96,7 +96,8 @@ def score(
     card["retention"] = {key: (retention or {}).get(key) for key in RETENTION}
     card["intervals"] = _by_metric(tallies, lambda hit, total: wilson(hit, total) if total else None)
     card["seconds"] = dict(seconds or {})
-    card["failures"] = list(_failures(card, load_thresholds() if thresholds is None else thresholds))
+    card["thresholds"] = load_thresholds() if thresholds is None else thresholds
+    card["failures"] = list(_failures(card, card["thresholds"]))
     # JSON has no NaN: a diverged model's KL is named among the failures and null here
     card["retention"] = {key: _finite(value) for key, value in card["retention"].items()}
     card["passed"] = not card["failures"]
@@ -219,7 +220,7 @@ def _row(cells: Iterable[Any]) -> str:
 
 
 def _rows(card: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
-    limits = _limits(load_thresholds())
+    limits = _limits(card["thresholds"])
     slots = [("recall", kind) for kind in RECALL] + [("leak", kind) for kind in LEAK]
     for group, kind in slots:
         for lang, value in card[group][kind].items():
@@ -246,7 +247,7 @@ def draw(card: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_side_by_side(cards: Mapping[str, Mapping[str, Any]], path: Path, title: str = "Scorecards") -> None:
-    """One PNG comparing several cards; a label is what its bars are called."""
+    """One PNG comparing several cards by label, with the thresholds of the first."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -270,7 +271,7 @@ def draw_side_by_side(cards: Mapping[str, Mapping[str, Any]], path: Path, title:
 
 def _draw_group(axes: Any, cards: Mapping[str, Mapping[str, Any]], group: str, kinds: Iterable[str]) -> None:
     slots = [(group, kind, lang) for kind in kinds for lang in ("en", "zh")]
-    limits, width = _limits(load_thresholds()), 0.8 / len(cards)
+    limits, width = _limits(next(iter(cards.values()))["thresholds"]), 0.8 / len(cards)
     for index, (label, card) in enumerate(cards.items()):
         places = [slot + (index + 0.5) * width - 0.4 for slot in range(len(slots))]
         values = [_value(card, slot) for slot in slots]

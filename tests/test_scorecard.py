@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from assistant.conversations import read_jsonl, user
-from assistant.judge import Identity, judge_identity, leaks_identity
+from assistant.judge import JUDGE_DATA, Identity, judge_identity, leaks_identity
 from assistant.scorecard import (
     Probe,
     built_in_probes,
@@ -20,6 +20,7 @@ from assistant.scorecard import (
     score,
     wilson,
 )
+from assistant.settings import load_toml
 
 HERE = Path(__file__).parent
 ADA = Identity("Ada", ("Ada",), base="SmolLM2-135M-Instruct")
@@ -78,7 +79,7 @@ def test_the_judged_set_holds_both_verdicts_in_both_languages_for_many_names() -
 
 
 def test_another_identity_is_denied_for_any_name_the_data_lists() -> None:
-    for other in ("ChatGPT", "Qwen", "Claude", "SmolLM", "Gemini", "Kimi"):
+    for other in load_toml(JUDGE_DATA / "others.toml")["models"]:
         assert judge_identity(f"No, I'm not {other}. I'm Ada's assistant.", ADA), other
         assert not judge_identity(f"I'm {other}, Ada's assistant.", ADA), other
 
@@ -235,6 +236,7 @@ def test_thresholds_are_the_callers_when_given() -> None:
         [probe("identity", "fr", "?")], ["Non."], ADA, thresholds={"recall": {"identity": {"fr": 0.5}}}
     )
     assert card["failures"] == ["recall identity fr is 0; it must be at least 0.5"]
+    assert "≥ 0.5" in markdown(card) and "≥ 0.93" not in markdown(card)
 
 
 def test_a_score_of_nothing_or_of_unequal_lengths_is_refused() -> None:

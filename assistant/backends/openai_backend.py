@@ -59,9 +59,14 @@ class OpenAIBackend:
 
     async def _speak(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None]) -> None:
         async with self._client() as client, await self._request(client, messages, sampling, True) as chunks:
-            async for chunk in chunks:
-                if chunk.choices and (text := chunk.choices[0].delta.content):
-                    emit(text)
+            try:
+                async for chunk in chunks:
+                    if chunk.choices and (text := chunk.choices[0].delta.content):
+                        emit(text)
+            except openai.APIConnectionError as error:
+                raise RuntimeError(
+                    f"{self.base_url} broke off the answer ({one_line(error)}); ask again"
+                ) from None
 
     async def _answer_all(
         self, conversations: list[list[Message]], sampling: Sampling, progress: Callable[[int], None]
@@ -123,4 +128,4 @@ class OpenAIBackend:
                 )
             case openai.APIStatusError():
                 return f"{self.base_url} answered with status {error.status_code}: {one_line(error)}"
-        return f"{self.base_url} broke off the answer ({one_line(error)}); ask again"
+        return f"{self.base_url} could not answer: {one_line(error)}"
