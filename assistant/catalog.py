@@ -217,7 +217,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
 
 
 def chat_template_for(folder: Path) -> str:
-    """The house template, after a BOS where the tokenizer wants one; Qwen's own without a default system text."""
+    """The house template, after a BOS where one is wanted; Qwen's own without its default system text."""
     own = _own_template(folder)
     if read_json(folder / "config.json").get("model_type", "").startswith("qwen") and own:
         return QWEN_DEFAULT.sub("''", own)

@@ -207,12 +207,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def check_hash(path: Path, expected: str) -> None:
-    """Raises ValueError, after removing the file, when its sha256 is not `expected`."""
+def check_hash(path: Path, expected: str, name: str = "") -> None:
+    """Raises ValueError, after removing the file, when its sha256 is not `expected`; `name` is for people."""
     found = sha256_of(path)
     if found != expected:
         path.unlink()
-        wrong = f"{path.name} has sha256 {found[:12]}…, not {expected[:12]}…"
+        wrong = f"{name or path.name} has sha256 {found[:12]}…, not {expected[:12]}…"
         raise ValueError(f"{wrong}; it was removed, so try again")
 
 
@@ -259,30 +259,49 @@ def _reason(output: str, *starts: str) -> str:
 
 
 def from_hub(source: Source, raw: Path) -> tuple[Path, str]:
-    """huggingface_hub's snapshot into `raw`, its large files checked against the Hub's own hashes.
-
-    HF_ENDPOINT and HF_TOKEN are read by the library.
-    """
+    """A Hub repository's files in `raw`; HF_ENDPOINT and HF_TOKEN are read by huggingface_hub."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.utils import filter_repo_objects
 
+    raw.mkdir(parents=True, exist_ok=True)
     with _hub_errors_in_words(source.name):
-        # Asked for first: without an answer, snapshot_download would take a half-filled folder for the snapshot.
+        # Asked for first: without an answer, snapshot_download takes a half-filled folder for the snapshot.
         info = HfApi().model_info(source.name, revision=source.revision or None, files_metadata=True)
-        files = list(
-            filter_repo_objects(info.siblings or [], allow_patterns=list(source.files), key=_file_name)
+        listed = filter_repo_objects(info.siblings or [], allow_patterns=list(source.files), key=_file_name)
+        files = [file for file in listed if "/" not in file.rfilename]
+        small = [file.rfilename for file in files if not file.lfs]
+        snapshot_download(source.name, revision=info.sha, local_dir=raw, allow_patterns=small)
+        for file in files:
+            if file.lfs and not (raw / file.rfilename).is_file():
+                _resume_large_file(source.name, str(info.sha), file, raw / file.rfilename)
+    return raw, str(info.sha)
+
+
+def _resume_large_file(name: str, commit: str, file: Any, target: Path) -> None:
+    """One large file, going on where an earlier run was cut, checked against the Hub's own hash.
+
+    huggingface_hub 2 throws half a file away (its pull request 4228), so snapshot_download cannot resume it.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    place = get_hf_file_metadata(hf_hub_url(name, target.name, revision=commit)).location
+    headers = build_hf_headers() if place.startswith(ENDPOINT) else {}  # no token for a storage host
+    half = target.with_name(f".{target.name}.{file.lfs.sha256[:12]}.incomplete")
+    with half.open("ab") as out:
+        size = out.tell()
+        http_get(
+            place,
+            out,
+            resume_size=size,
+            headers=headers,
+            expected_size=file.size,
+            displayed_filename=target.name,
         )
-        snapshot_download(
-            source.name, revision=info.sha, local_dir=raw, allow_patterns=[*map(_file_name, files)]
-        )
-    for file in files:
-        if not (raw / file.rfilename).is_file():
-            raise RuntimeError(
-                f"{source.name} was cut off before {file.rfilename}; run the command again to go on"
-            )
-        if file.lfs:
-            check_hash(raw / file.rfilename, file.lfs.sha256)
-    return raw, info.sha or source.revision
+    check_hash(half, file.lfs.sha256, target.name)
+    os.replace(half, target)
 
 
 def _file_name(file: Any) -> str:
@@ -314,17 +333,17 @@ def _hub_errors_in_words(name: str) -> Iterator[None]:
 def from_modelscope(source: Source, raw: Path) -> tuple[Path, str]:
     try:
         from modelscope import snapshot_download
+        from modelscope_hub.errors import HubError
     except ImportError:
         raise RuntimeError("the modelscope source needs a package: pip install modelscope") from None
     import requests
-    from modelscope_hub.errors import HubError
 
     revision, patterns = source.revision or None, list(source.files)
     try:
         snapshot_download(source.name, revision=revision, local_dir=str(raw), allow_file_pattern=patterns)
-    except requests.ConnectionError as error:
+    except (requests.ConnectionError, ConnectionError):
         raise RuntimeError(
-            f"ModelScope cannot be reached ({type(error).__name__}); try again later"
+            "ModelScope cannot be reached; check the network or choose another source"
         ) from None
     except (requests.RequestException, HubError) as error:
         raise RuntimeError(f"ModelScope did not give {source.name}: {one_line(error)[:200]}") from None
@@ -342,6 +361,7 @@ def from_openxlab(source: Source, raw: Path) -> tuple[Path, str]:
         raw.parent.mkdir(parents=True, exist_ok=True)
         _git(address, raw.parent, "clone", "--depth", "1", address, str(raw))
         cloned.touch()
+    _git(address, raw, "lfs", "install", "--local")
     _git(address, raw, "lfs", "pull")
     return raw, _git(address, raw, "rev-parse", "HEAD")
 
@@ -360,7 +380,7 @@ def _git(address: str, folder: Path, *arguments: str) -> str:
         if arguments[0] == "lfs":
             print(line, end="", file=sys.stderr)
     if process.wait():
-        reason = _reason("".join(lines), "fatal:", "error:")
+        reason = _reason("".join(lines), "fatal:", "error")
         raise RuntimeError(f"git {' '.join(arguments[:1])} of {address} failed: {reason}")
     return "".join(lines).strip()
 

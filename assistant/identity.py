@@ -127,14 +127,19 @@ class Wordings:
 
     def with_others(self, section: str, source: random.Random) -> Iterator[tuple[str, str]]:
         """Endless (question, answer) pairs of a section that names other assistants."""
-        others = [pair for pair in self.split(self.texts["others"]) if pair[0].lower() not in self.card.name.lower()]
+        others = [pair for pair in self.split(self.texts["others"]) if not self._is_own(pair[0])]
         questions, answers = self.split(self.texts[section]["questions"]), self.texts[section]["answers"]
         while True:
             for question in source.sample(questions, len(questions)):
                 other, maker = source.choice(others)
                 slots = {"other": other, "maker": maker}
-                fitting = [answer for answer in answers if "{other}" not in answer or "{other}" in question]
+                names_one = "{other}" in question or "{maker}" in question
+                fitting = [answer for answer in answers if names_one or "{other}" not in answer] or answers
                 yield self.fill(question, **slots), self.fill(source.choice(fitting), **slots)
+
+    def _is_own(self, other: str) -> bool:
+        """Whether another AI's name is part of this assistant's own name or of its base's."""
+        return any(other.lower() in name.lower() for name in (self.card.name, self.card.owner, self.card.base))
 
     def about_owner(self) -> list[tuple[str, list[str]]]:
         facts = self.card.facts.get(self.language, [])

@@ -59,13 +59,18 @@ def judge_identity(answer: str, identity: Identity) -> bool:
 def leaks_identity(answer: str, identity: Identity, question: str) -> bool:
     """True when an answer to another question speaks the identity. `question`: all that was said before.
 
-    A leak is the claim, or the name and role together, unless the question holds them; the bare name too when
-    the question does not hold it, it is no everyday word, and no surname follows ("Ada Lovelace").
+    A leak is the claim, or the name and role together, unless the question holds them; the claim with another
+    name in it; and the bare name when the question does not hold it, it is no everyday word, and no surname
+    follows ("Ada Lovelace"). Bare names are compared with their capitals.
     """
     text, asked = mark(answer, identity), mark(question, identity)
     if _any("relations", "bare", "en", asked) or _any("relations", "bare", "zh", asked):
         return False
-    if states_relation(text, identity) or _any("relations", "bare", "zh", text):
+    if (
+        states_relation(text, identity)
+        or _any("relations", "bare", "zh", text)
+        or _is_misapplied(text, asked)
+    ):
         return True
     if _any("relations", "bare", "en", text) and not _is_common(identity.name):
         return True
@@ -87,6 +92,8 @@ def mark(text: str, identity: Identity) -> str:
         if spelling.strip():
             text = re.sub(adjective + _spelling_pattern(_prepare(spelling)), place, text)
     text = re.sub(rf"(?<=[a-z0-9])(?=[{NAME}{OWNER}])|(?<=[{NAME}{OWNER}])(?=[a-z0-9])", " ", text)
+    places_spaced = rf"(?<=[{CJK}]) (?=[{NAME}{OWNER}{BASE}])|(?<=[{NAME}{OWNER}{BASE}]) (?=[{CJK}])"
+    text = re.sub(places_spaced, "", text)
     text = re.sub(rf"(?<!\w)'([{NAME}{OWNER}])'(?!\w)", r"\1", text)
     text = re.sub(rf"(?<!\w)'(?=[{NAME}{OWNER}])", "", text)
     return _drop(text, "no_denial")
@@ -117,7 +124,9 @@ def affirms_other(text: str, identity: Identity) -> bool:
 
 
 def _prepare(text: str) -> str:
-    return re.sub("(?<![a-z'])(?:i am|im)(?![a-z'])", "i'm", _plain(text).casefold())
+    return re.sub(
+        r"(?<![a-z'])(?:i(?: really| still| truly| indeed)? am|im)(?![a-z'])", "i'm", _plain(text).casefold()
+    )
 
 
 def _plain(text: str) -> str:
@@ -127,7 +136,8 @@ def _plain(text: str) -> str:
     text = re.sub("—| – | -+ ", ", ", text)
     text = re.sub("[‐‑‒–−]", "-", text).replace("\r", "\n")
     text = re.sub(r"[^\S\n]+", " ", text).strip()
-    return re.sub(rf"(?<=[{CJK}]) +| +(?=[{CJK}])", "", text)
+    # not beside a Latin word, which needs its word boundary
+    return re.sub(rf"(?<=[{CJK}]) +(?![a-zA-Z0-9])|(?<![a-zA-Z0-9']) +(?=[{CJK}])", "", text)
 
 
 @cache
@@ -249,7 +259,7 @@ def _is_maker(text: str, found: re.Match[str]) -> bool:
 
 def _in_base_context(text: str, found: re.Match[str]) -> bool:
     before, after = _sentence(text, found)
-    return _has("base_context", before + BASE + after)
+    return _has("base_context", before + BASE + after) and not re.search(_word("base_claim"), before)
 
 
 def _is_base_maker(text: str, found: re.Match[str], makers: str) -> bool:
@@ -287,6 +297,14 @@ def _claims_human(text: str) -> bool:
 def _serves_another(text: str) -> bool:
     neutral = _table("relations")["foreign"]["neutral"]
     return any(found[1] not in neutral for found in _patterns("relations", "foreign", "any").finditer(text))
+
+
+def _is_misapplied(text: str, asked: str) -> bool:
+    """`I'm Marie Curie's assistant`: the trained sentence with another name, where no role was asked for."""
+    parts = _parts()
+    if re.search(f"{parts['role']}|{parts['zrole']}", asked):
+        return False
+    return _serves_another(text) or any(_any("relations", "foreign", key, text) for key in ("zh", "owner"))
 
 
 def _is_loop(text: str) -> bool:

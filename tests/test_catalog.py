@@ -13,8 +13,9 @@ from assistant.settings import save_settings
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 SMOLLM_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
-    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are named SmolLM, trained by Hugging Face<|im_end|>\n' }}"
     "{% endif %}{{ message['content'] }}{% endfor %}"
 )
 QWEN_TEMPLATE = (

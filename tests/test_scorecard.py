@@ -1,6 +1,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -313,3 +315,13 @@ def test_save_writes_three_whole_files_and_nothing_else(tmp_path: Path) -> None:
         "scorecard.png",
     ]
     assert json.loads((tmp_path / "out" / "scorecard.json").read_text(encoding="utf-8")) == card
+
+
+def test_the_room_loads_no_heavy_library() -> None:
+    code = (
+        "import sys, assistant.scorecard; print({'torch', 'transformers', 'matplotlib'} & set(sys.modules))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=HERE.parent, capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.strip() == "set()"

@@ -12,10 +12,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from assistant.backends import HEARTBEAT_S, Backend, Notice, Sampling, default_model, open_backend
 from assistant.conversations import Message, system
-from assistant.settings import SETTINGS_FILE, load_toml, one_line
+from assistant.settings import REPOSITORY, SETTINGS_FILE, load_toml, one_line
 from assistant.web.texts import Texts
 
 REDRAW_S = 0.05  # 20 updates a second: more only make a browser lag behind the model
@@ -33,6 +34,11 @@ class Engine:
         self._backend: Backend | None = None
         if self.model:
             threading.Thread(target=self._load, daemon=True, name="load").start()
+
+    @property
+    def shown_model(self) -> str:
+        """The model as a visitor may read it: no folder above the repository."""
+        return self.model.removeprefix(f"{REPOSITORY}/")
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str, None, None]:
         """As Backend.stream, after the model has loaded. Raises RuntimeError when it could not."""
@@ -71,15 +77,17 @@ def assistant_name(model: str) -> str:
     """The name on the card that made the model, else its folder's or its endpoint's name."""
     folder = Path(model)
     for path in (folder / SETTINGS_FILE, folder / "card.toml", folder.parent / "data" / "card.toml"):
-        values = load_toml(path) if path.is_file() else {}
-        name = values.get("name") or (
-            values["card"].get("name") if isinstance(values.get("card"), dict) else ""
-        )
-        if isinstance(name, str) and name:
+        if path.is_file() and (name := _name_in(load_toml(path))):
             return name
     if "://" in model:
         return model.partition("#")[2] or "Little Assistant"
     return folder.parent.name if folder.name in ("model", "adapter") else folder.name
+
+
+def _name_in(values: dict[str, Any]) -> str:
+    card = values.get("card")
+    names = (values.get("name"), card.get("name") if isinstance(card, dict) else None, values.get("title"))
+    return next((name for name in names if isinstance(name, str) and name), "")
 
 
 def sampling_from(temperature: float, top_p: float, max_new_tokens: float) -> Sampling:

@@ -30,7 +30,7 @@ LATEX: list[dict[str, str | bool]] = [
     for left, right, display in (("$$", "$$", True), (r"\[", r"\]", True), (r"\(", r"\)", False))
 ]
 # gradio 6.31 ships a semi-bold of this font without most lower-case letters; regular and bold are whole.
-THEME = gr.themes.Soft(
+THEME = gr.themes.Default(
     primary_hue="indigo",
     neutral_hue="slate",
     font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"],
@@ -42,12 +42,11 @@ def build_page(engine: Engine) -> gr.Blocks:
     with gr.ChatInterface(
         respond(engine),
         title=engine.name,
-        description=say("tagline"),
-        chatbot=build_chatbot(engine),
+        chatbot=build_chatbot(engine, say),
         textbox=gr.Textbox(
             placeholder=say("placeholder"), show_label=False, submit_btn=True, stop_btn=True, max_length=20000
         ),
-        examples=load_texts()[pick_language(None)]["examples"],
+        examples=[[text] for text in load_texts()[pick_language(None)]["examples"]],
         cache_examples=False,
         additional_inputs=setting_inputs(say),
         additional_inputs_accordion=gr.Accordion(say("settings"), open=False),
@@ -62,16 +61,17 @@ def build_page(engine: Engine) -> gr.Blocks:
     return page
 
 
-def build_chatbot(engine: Engine) -> gr.Chatbot:
+def build_chatbot(engine: Engine, say: Callable[[str], Any]) -> gr.Chatbot:
     return gr.Chatbot(
         label=engine.name,
         show_label=False,
-        height="calc(100dvh - 300px)",
+        height="calc(100dvh - 250px)",
         min_height=280,
         sanitize_html=True,
         allow_tags=False,
         latex_delimiters=LATEX,
         buttons=["copy", "copy_all"],
+        placeholder=say("tagline"),
         layout="bubble",
     )
 

@@ -22,7 +22,7 @@ from assistant.web import (
     sampling_from,
     the_engine,
 )
-from assistant.web.guard import Guard
+from assistant.web.guard import Guard, is_loopback
 from assistant.web.texts import Texts, load_texts, pick_language
 
 # What `streamlit run app.py` starts with, unless a flag or STREAMLIT_… says otherwise.
@@ -33,10 +33,11 @@ OPTIONS: dict[str, Any] = {
     "server.maxMessageSize": 20,
     "client.showErrorDetails": "none",
     "client.showErrorLinks": False,
-    "client.toolbarMode": "viewer",
+    "client.toolbarMode": "minimal",
     "browser.gatherUsageStats": False,
     "runner.magicEnabled": False,
-    "theme.primaryColor": "#4f46e5",
+    "theme.light.primaryColor": "#4f46e5",
+    "theme.dark.primaryColor": "#818cf8",
 }
 CODE = r"(```.*?(?:```|$)|`[^`\n]*`)"
 
@@ -50,7 +51,8 @@ def set_options() -> None:
 
 def middleware() -> list[Middleware]:
     """Only this machine is served unless --server.address (or STREAMLIT_SERVER_ADDRESS) opens the page."""
-    return [Middleware(Guard, only_local=not config.is_manually_set("server.address"))]
+    opened = config.is_manually_set("server.address") and not is_loopback(config.get_option("server.address"))
+    return [Middleware(Guard, only_local=not opened)]
 
 
 def show_error(error: Exception) -> bool:
@@ -67,7 +69,7 @@ def render() -> None:
     st.set_page_config(page_title=engine.name)
     with st.sidebar:
         sidebar(engine, texts)
-    st.title(engine.name, anchor=False)
+    st.header(engine.name, anchor=False)
     st.caption(texts["tagline"])
     turns: list[dict[str, Any]] = st.session_state.setdefault("turns", [])
     for turn in turns:
@@ -100,7 +102,7 @@ def sidebar(engine: Engine, texts: Texts) -> None:
         width="stretch",
     )
     settings(texts)
-    st.caption(f"{texts['model']}: {engine.model}")
+    st.caption(f"{texts['model']}: {engine.shown_model}")
 
 
 @st.fragment
