@@ -25,9 +25,9 @@ def serve_gradio() -> None:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     the_engine()  # loads while gradio is imported
     try:
-        from assistant.web import gradio_page
+        from assistant.web import gradio_server
 
-        gradio_page.main()
+        gradio_server.main()
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

@@ -19,6 +19,7 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        self.server.fetched.append(self.path)
         self.reply(200, {"object": "list", "data": [{"id": "ada", "object": "model"}]})
 
     def do_POST(self) -> None:
@@ -55,7 +56,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.2)
             self.connection.shutdown(2)
         elif "markdown" in question:
-            self.chunk("**bold** :red[red] \\(x^2\\) ![p](http://127.0.0.2:9/secret.png) `:red[code]`")
+            self.chunk("**bold** :red[red] \\(x^2\\) `:red[code]`")
+            self.chunk(f" ![p](http://127.0.0.1:{self.server.server_port}/secret.png)")
             self.done()
         else:
             for text in ANSWER:
@@ -90,6 +92,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[dict[str, Any]] = []
+        self.fetched: list[str] = []
         self.closed = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from stand_in import ANSWER, StandIn, stand_in
 
-from assistant.backends import Notice, Sampling, Turns, default_model, open_backend, pump
+from assistant.backends import Notice, Sampling, default_model, open_backend
+from assistant.backends.pump import Turns, pump
 from assistant.conversations import Message, assistant, system, user
 from assistant.settings import REPOSITORY
 

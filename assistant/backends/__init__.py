@@ -4,11 +4,8 @@ Knows no engine: each one is a file here, imported only when it is opened.
 """
 
 import os
-import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,7 +13,6 @@ from typing import Literal, Protocol
 from assistant.conversations import Message
 from assistant.settings import REPOSITORY
 
-HEARTBEAT_S = 0.1
 Kind = Literal["auto", "transformers", "openai"]
 
 
@@ -110,79 +106,3 @@ def default_model(root: Path = REPOSITORY) -> str:
     if made or base.is_file():
         return str((made[-1] if made else base).parent)
     raise RuntimeError('there is no model yet; make one: make assistant NAME="Ada" (or set ASSISTANT_MODEL)')
-
-
-def pump(
-    work: Callable[[Callable[[str], None], Callable[[], bool]], None], stop: threading.Event | None = None
-) -> Generator[str, None, None]:
-    """Run `work(emit, is_stopped)` in a thread and yield what it emits, with empty heartbeats in between.
-
-    The heartbeats let a caller close this iterator while the engine is still silent. An error in `work` is
-    raised here.
-    """
-    ended = threading.Event()
-    chunks: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()
-
-    def is_stopped() -> bool:
-        return ended.is_set() or (stop is not None and stop.is_set())
-
-    def run() -> None:
-        try:
-            work(chunks.put, is_stopped)
-            chunks.put(None)
-        except BaseException as error:  # the reader's thread raises it
-            chunks.put(error)
-
-    threading.Thread(target=run, daemon=True, name="answer").start()
-    try:
-        yield from _until_done(chunks, is_stopped)
-    finally:
-        ended.set()
-
-
-def _until_done(
-    chunks: "queue.SimpleQueue[str | BaseException | None]", is_stopped: Callable[[], bool]
-) -> Iterator[str]:
-    while not is_stopped():
-        try:
-            chunk = chunks.get(timeout=HEARTBEAT_S)
-        except queue.Empty:
-            chunk = ""
-        if chunk is None:
-            return
-        if isinstance(chunk, BaseException):
-            raise chunk
-        yield chunk
-
-
-class Turns:
-    """A lock that is granted first come, first served, and that a waiting caller can leave."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._line: deque[object] = deque()
-
-    @contextmanager
-    def take(
-        self, emit: Callable[[str], None] = lambda chunk: None, is_stopped: Callable[[], bool] = lambda: False
-    ) -> Iterator[bool]:
-        """Wait for the turn; True when it came, False when `is_stopped` said so first."""
-        ticket = object()
-        with self._changed:
-            self._line.append(ticket)
-        try:
-            yield self._wait(ticket, emit, is_stopped)
-        finally:
-            with self._changed:
-                self._line.remove(ticket)
-                self._changed.notify_all()
-
-    def _wait(self, ticket: object, emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> bool:
-        told = 0
-        with self._changed:
-            while (before := self._line.index(ticket)) and not is_stopped():
-                if before != told:
-                    emit(Notice("waiting", before))
-                    told = before
-                self._changed.wait(HEARTBEAT_S)
-        return not is_stopped()

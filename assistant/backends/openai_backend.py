@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import openai
 
-from assistant.backends import HEARTBEAT_S, Sampling, pump
+from assistant.backends import Sampling
+from assistant.backends.pump import HEARTBEAT_S, pump
 from assistant.conversations import Message
 from assistant.settings import one_line
 

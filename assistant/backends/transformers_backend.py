@@ -8,7 +8,8 @@ import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from assistant.backends import Notice, Sampling, Turns, pump
+from assistant.backends import Notice, Sampling
+from assistant.backends.pump import Turns, pump
 from assistant.conversations import Message
 from assistant.loading import encode_chat, generate_batch, load_chat_model
 

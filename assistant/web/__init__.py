@@ -14,7 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from assistant.backends import HEARTBEAT_S, Backend, Notice, Sampling, default_model, open_backend
+from assistant.backends import Backend, Notice, Sampling, default_model, open_backend
+from assistant.backends.pump import HEARTBEAT_S
 from assistant.conversations import Message, system
 from assistant.settings import REPOSITORY, SETTINGS_FILE, load_toml, one_line
 from assistant.web.texts import Texts
@@ -37,7 +38,9 @@ class Engine:
 
     @property
     def shown_model(self) -> str:
-        """The model as a visitor may read it: no folder above the repository."""
+        """The model as a visitor may read it: no address, and no folder above the repository."""
+        if "://" in self.model:
+            return self.name
         return self.model.removeprefix(f"{REPOSITORY}/")
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str, None, None]:
@@ -102,15 +105,13 @@ def sampling_from(temperature: float, top_p: float, max_new_tokens: float) -> Sa
 
 def conversation(turns: list[Message], system_prompt: str = "") -> list[Message]:
     """The turns as a model may read them: with the system prompt, without questions that got no answer."""
-    answered = [
-        turn
-        for turn, after in zip(turns, [*turns[1:], None], strict=True)
-        if turn["content"].strip()
-        and (turn["role"] == "assistant" or not after or after["role"] == "assistant")
-    ]
-    head = [system(system_prompt.strip())] if system_prompt.strip() else []
-    first = next((i for i, turn in enumerate(answered) if turn["role"] == "user"), len(answered))
-    return head + answered[first:]
+    kept: list[Message] = []
+    for turn in (turn for turn in turns if turn["content"].strip()):
+        if kept and kept[-1]["role"] == turn["role"] == "user":
+            kept.pop()
+        if kept or turn["role"] == "user":
+            kept.append(turn)
+    return ([system(system_prompt.strip())] if system_prompt.strip() else []) + kept
 
 
 @dataclass(frozen=True)

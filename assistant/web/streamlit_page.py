@@ -166,7 +166,7 @@ def draw(shown: Shown, texts: Texts) -> None:
 
 
 def plain_markdown(text: str) -> str:
-    r"""Markdown as models mean it: \( \[ become $ $$, and :red[…], :smile: and :material/…: stay text."""
+    r"""Markdown as models mean it: \( \[ become $ $$, lines stay lines, :red[…] and :smile: stay text."""
     parts = re.split(CODE, text, flags=re.DOTALL)
     return "".join(part if i % 2 else _without_directives(part) for i, part in enumerate(parts))
 
@@ -174,4 +174,5 @@ def plain_markdown(text: str) -> str:
 def _without_directives(text: str) -> str:
     text = re.sub(r":(?=[A-Za-z+-][\w+-]*(?:\[|:|/))(?!//)", r"\\:", text)
     text = re.sub(r"\\\[(.+?)\\\]", r"$$\1$$", text, flags=re.DOTALL)
-    return re.sub(r"\\\((.+?)\\\)", r"$\1$", text)
+    text = re.sub(r"\\\((.+?)\\\)", r"$\1$", text)
+    return text.replace("\n", "  \n")
