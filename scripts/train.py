@@ -7,6 +7,8 @@ import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import tyro
+
 from assistant.anchors import general_prompts
 from assistant.conversations import Row, load_rows
 from assistant.identity import load_card
@@ -33,7 +35,7 @@ class Settings:
     """A recipe's name (scripts/recipes.py list) or a .toml file."""
     resume: bool = False
     """Go on from the last whole checkpoint in --out; the result is the same as of an uninterrupted run."""
-    set: list[str] = field(default_factory=list)
+    set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
     """Changes to the recipe: key=value or section.key=value."""
 
 
@@ -65,13 +67,11 @@ def main(settings: Settings) -> None:
     chat = load_chat_model(settings.model)
     general = general_prompts()
     random.Random(0).shuffle(general)
-    count = recipe.watch.anchors if not recipe.objective.anchor_rows else len(general)
-    anchors = answered_by_base(chat, near + general[:count], CACHE, say)
-    split = len(anchors) - min(recipe.watch.anchors, len(general))
-    rows = Rows(
-        own, anchors[:split] if recipe.objective.anchor_rows else [], watched_of(dev, recipe.watch.questions),
-        anchors[split:],
-    )
+    held_out, general = general[: recipe.watch.anchors], general[recipe.watch.anchors :]
+    anchors = near + general[: recipe.objective.anchors] if recipe.objective.anchor_rows else []
+    answered = answered_by_base(chat, held_out + anchors, CACHE, say)
+    split = len(held_out)
+    rows = Rows(own, answered[split:], watched_of(dev, recipe.watch.questions), answered[:split])
     judges = (
         lambda answer: judge_identity(answer, identity),
         lambda answer, question: leaks_identity(answer, identity, question),

@@ -20,7 +20,9 @@ class Objective:
     """Identity rows in each step."""
     anchor_rows: int = 14
     """Anchor rows in each step; 0 trains without an anchor."""
-    steps: int = 200
+    anchors: int = 800
+    """General anchor rows, of those in data/general/; near misses and greetings of the data come on top."""
+    steps: int = 100
     from_layer: float = 0.6
     """Share of the layers that stay frozen and are computed once for each row; 0 trains all layers."""
     copies: int = 0

@@ -133,8 +133,14 @@ def _prepare(chat: ChatModel, examples: list[Example], from_layer: int, top_k: i
 
 
 def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:
+    """The recipe's LoRA on the trained layers alone; "all-linear" is spelt out, for peft takes no layers beside it."""
+    values = dict(recipe.lora)
+    if values.get("target_modules") == "all-linear":
+        last = chat.model.model.layers[-1]
+        linear = (name for name, module in last.named_modules() if isinstance(module, torch.nn.Linear))
+        values["target_modules"] = sorted(name.rpartition(".")[2] for name in linear)
     layers = list(range(from_layer, len(chat.model.model.layers)))
-    return LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **recipe.lora)
+    return LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **values)
 
 
 def _arguments(recipe: Recipe, checkpoints: Path, batch: int, chat: ChatModel) -> SFTConfig:
