@@ -1,7 +1,7 @@
 """Rows of messages and the file formats they travel in. Knows nothing of models or identities."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
@@ -128,8 +128,13 @@ def row_from(entry: Any, place: str) -> Row:
 
 def write_rows(path: Path, rows: Iterable[Row], format: Format = "openai") -> None:
     """Write rows as JSON lines, whole or not at all."""
-    shape = {"openai": dict, "xtuner": _to_xtuner, "alpaca": _to_alpaca, "sharegpt": _to_sharegpt}[format]
-    lines = [json.dumps(shape(row), ensure_ascii=False) for row in rows]
+    shapes: dict[Format, Callable[[Row], dict[str, Any]]] = {
+        "openai": _to_openai,
+        "xtuner": _to_xtuner,
+        "alpaca": _to_alpaca,
+        "sharegpt": _to_sharegpt,
+    }
+    lines = [json.dumps(shapes[format](row), ensure_ascii=False) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -139,6 +144,10 @@ def split_turns(messages: list[Message]) -> tuple[str, list[tuple[str, str]]]:
     turns = messages[has_system:]
     pairs = [(turns[i]["content"], turns[i + 1]["content"]) for i in range(0, len(turns) - 1, 2)]
     return (messages[0]["content"] if has_system else ""), pairs
+
+
+def _to_openai(row: Row) -> dict[str, Any]:
+    return {**row}
 
 
 def _to_xtuner(row: Row) -> dict[str, Any]:
@@ -172,7 +181,7 @@ def _from_xtuner(turns: Any, place: str) -> list[Message]:
     for turn in turns:
         if turn.get("system") and not messages:
             messages.append(system(turn["system"]))
-        messages += [user(turn.get("input")), assistant(turn.get("output"))]  # type: ignore[arg-type]
+        messages += [user(turn.get("input")), assistant(turn.get("output"))]
     return messages
 
 
@@ -180,19 +189,28 @@ def _from_alpaca(entry: dict[str, Any], place: str) -> list[Message]:
     if not all(isinstance(entry.get(key, ""), str) for key in ("instruction", "input", "output", "system")):
         raise ValueError(f"{place}: instruction, input, output and system must be texts")
     messages = [system(entry["system"])] if entry.get("system") else []
-    for pair in entry.get("history") or []:
-        if not isinstance(pair, list) or len(pair) != 2:
-            raise ValueError(f"{place}: history must be a list of [question, answer] pairs")
+    history = entry.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
+        raise ValueError(f"{place}: history must be a list of [question, answer] pairs")
+    for pair in history:
         messages += [user(pair[0]), assistant(pair[1])]
     question = "\n".join(part for part in (entry["instruction"], entry.get("input")) if part)
     return [*messages, user(question), assistant(entry.get("output", ""))]
 
 
 def _from_sharegpt(entry: dict[str, Any], place: str) -> list[Message]:
-    roles = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+    roles = {
+        "system": "system",
+        "human": "user",
+        "user": "user",
+        "gpt": "assistant",
+        "assistant": "assistant",
+    }
     messages: list[Any] = [system(entry["system"])] if isinstance(entry.get("system"), str) else []
     for turn in entry["conversations"] if isinstance(entry["conversations"], list) else [None]:
         if not isinstance(turn, dict) or turn.get("from") not in roles:
-            raise ValueError(f'{place}: each of "conversations" needs "from" (system, human or gpt) and "value"')
+            raise ValueError(
+                f'{place}: each of "conversations" needs "from" (system, human or gpt) and "value"'
+            )
         messages.append({"role": roles[turn["from"]], "content": turn.get("value")})
     return messages

@@ -42,7 +42,10 @@ class Card:
             check_name(name, f"names.{language}")
         for language in self.languages:
             if language not in known_languages():
-                raise ValueError(f"language {language!r} has no data/identity file{near_names(language, known_languages())}")
+                raise ValueError(
+                    f"language {language!r} has no data/identity file"
+                    f"{near_names(language, known_languages())}"
+                )
 
     def name_in(self, language: str) -> str:
         return self.names.get(language, self.name)
@@ -55,7 +58,9 @@ def check_name(name: str, field: str) -> None:
     if len(name) > LONGEST_NAME:
         raise ValueError(f"{field} has {len(name)} characters; at most {LONGEST_NAME} fit a short answer")
     if any(unicodedata.category(character) in ("Cc", "Co", "Cs", "Cn", "Zl", "Zp") for character in name):
-        raise ValueError(f"{field} {name!r} holds a line break or control character; use one line of plain text")
+        raise ValueError(
+            f"{field} {name!r} holds a line break or control character; use one line of plain text"
+        )
     if re.search(r"<\|.*?\|>|\[UNUSED_TOKEN_\d+\]|</?s>|<image>", name, re.IGNORECASE):
         raise ValueError(f"{field} {name!r} holds a control token of chat models; remove it")
     if re.search(r"[{}]", name):
@@ -139,7 +144,9 @@ class Wordings:
 
     def _is_own(self, other: str) -> bool:
         """Whether another AI's name is part of this assistant's own name or of its base's."""
-        return any(other.lower() in name.lower() for name in (self.card.name, self.card.owner, self.card.base))
+        return any(
+            other.lower() in name.lower() for name in (self.card.name, self.card.owner, self.card.base)
+        )
 
     def about_owner(self) -> list[tuple[str, list[str]]]:
         facts = self.card.facts.get(self.language, [])
@@ -156,7 +163,8 @@ class Wordings:
 def make_rows(card: Card, count: int, seed: int, *, dev: bool = False) -> list[Row]:
     """`count` rows for a card, half in each of its languages, shuffled; the same seed gives the same rows.
 
-    Train and dev share no wording. Raises ValueError when so many rows would repeat a pair more than four times.
+    Train and dev share no wording. Raises ValueError when so many rows would repeat a pair more than four
+    times.
     """
     source = random.Random(f"{seed}/{dev}/{card.name}/{card.owner}")
     rows: list[Row] = []
@@ -179,7 +187,9 @@ def _rows_in(words: Wordings, count: int, source: random.Random) -> list[Row]:
         "greeting": _fixed(words.turns("greetings"), source),
         "near_miss": _fixed(words.turns("near_misses"), source),
     }
-    return [row for kind, amount in amounts.items() for row in _take(makers[kind], amount, kind, words.language)]
+    return [
+        row for kind, amount in amounts.items() for row in _take(makers[kind], amount, kind, words.language)
+    ]
 
 
 def _take(maker: Iterator[list[Message]], amount: int, kind: str, language: str) -> list[Row]:
@@ -194,8 +204,8 @@ def _take(maker: Iterator[list[Message]], amount: int, kind: str, language: str)
             passed_over += 1
             if passed_over > 1000:
                 raise ValueError(
-                    f"-n is too large: {kind} rows in {language!r} end at {len(rows)} of {amount} without repeating "
-                    f"a pair more than {MOST_REPEATS} times; ask for fewer rows"
+                    f"-n is too large: {kind} rows in {language!r} end at {len(rows)} of {amount} without "
+                    f"repeating a pair more than {MOST_REPEATS} times; ask for fewer rows"
                 )
             continue
         seen[key] += 1
@@ -250,7 +260,7 @@ def _after_turns(words: Wordings, source: random.Random) -> Iterator[list[Messag
 
 
 def statistics(rows: list[Row]) -> dict[str, Any]:
-    """Counts of a set of rows: by kind and language, distinct questions and answers, most repeats of a pair."""
+    """Counts of a set of rows: by kind and language, distinct questions, answers, most repeats of a pair."""
     pairs = Counter((row["messages"][-2]["content"], row["messages"][-1]["content"]) for row in rows)
     return {
         "rows": len(rows),

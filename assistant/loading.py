@@ -1,4 +1,4 @@
-"""Loads a chat model, turns messages into token ids, and generates in batches. Knows nothing of identities."""
+"""Loads a chat model, turns messages into token ids, generates in batches. Knows nothing of identities."""
 
 import json
 import re
@@ -39,13 +39,17 @@ def base_of_adapter(path: Path) -> Path:
     Raises ValueError when the folder is no adapter or its base is gone.
     """
     if not is_adapter(path):
-        raise ValueError(f"{path} is no adapter: it has no adapter_config.json; give the folder train.py wrote")
+        raise ValueError(
+            f"{path} is no adapter: it has no adapter_config.json; give the folder train.py wrote"
+        )
     config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
     base = Path(config["base_model_name_or_path"])
     for folder in (base, Path(__file__).resolve().parent.parent / "models" / base.name):
         if (folder / "config.json").is_file():
             return folder
-    raise ValueError(f"{path}: its base model {base} is gone; fetch it again: python scripts/fetch_model.py {base.name}")
+    raise ValueError(
+        f"{path}: its base model {base} is gone; fetch it again: python scripts/fetch_model.py {base.name}"
+    )
 
 
 def check_model_folder(path: Path) -> None:
@@ -67,7 +71,11 @@ def fast_dtype(device: str) -> torch.dtype:
     """bfloat16 where the processor multiplies it natively, else float16 on a GPU and float32 on a CPU."""
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_native_bf16():
+    if (
+        torch.backends.mkldnn.is_available()
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        and _has_native_bf16()
+    ):
         return torch.bfloat16
     return torch.float32
 
@@ -81,11 +89,13 @@ def _has_native_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def load_chat_model(path: str | Path, *, dtype: torch.dtype | None = None, device: str | None = None) -> ChatModel:
+def load_chat_model(
+    path: str | Path, *, dtype: torch.dtype | None = None, device: str | None = None
+) -> ChatModel:
     """Load a model folder, an adapter folder (with its base), or a hub id.
 
-    `dtype` defaults to the fastest that the device multiplies natively. Raises ValueError for a folder that is
-    no model; no remote code is ever run.
+    `dtype` defaults to the fastest that the device multiplies natively. Raises ValueError for a folder that
+    is no model; no remote code is ever run.
     """
     path = Path(path)
     device = device or device_of_machine()
@@ -94,12 +104,12 @@ def load_chat_model(path: str | Path, *, dtype: torch.dtype | None = None, devic
         chat = load_chat_model(base_of_adapter(path), dtype=dtype, device=device)
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(chat.model, str(path)).eval()
-        return ChatModel(model, chat.tokenizer, chat.stop_ids, path)
+        adapted = PeftModel.from_pretrained(chat.model, str(path)).eval()
+        return ChatModel(adapted, chat.tokenizer, chat.stop_ids, path)
     if path.exists() or path.is_absolute() or len(path.parts) != 2:
         check_model_folder(path)
     with quiet_loading():
-        model = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, trust_remote_code=False)
+        model: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, trust_remote_code=False)
     return ChatModel(model.to(device).eval(), load_tokenizer(path), stop_ids_of(model), path)
 
 
@@ -117,7 +127,9 @@ def load_tokenizer(path: Path) -> Any:
     """The folder's tokenizer, padded left for generation. Raises ValueError when it has no chat template."""
     tokenizer = AutoTokenizer.from_pretrained(str(path), trust_remote_code=False)
     if not tokenizer.chat_template:
-        raise ValueError(f"{path} has no chat template; fetch it with scripts/fetch_model.py, which writes one")
+        raise ValueError(
+            f"{path} has no chat template; fetch it with scripts/fetch_model.py, which writes one"
+        )
     tokenizer.padding_side = "left"
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -132,7 +144,7 @@ def stop_ids_of(model: Any) -> list[int]:
 def encode_chat(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool = True) -> list[int]:
     """Token ids of a conversation in the model folder's own chat template.
 
-    What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens, never the control token.
+    What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens, no control token.
     """
     masked = [{**message, "content": SENTINEL.format(index)} for index, message in enumerate(messages)]
     text = tokenizer.apply_chat_template(masked, tokenize=False, add_generation_prompt=add_generation_prompt)
@@ -194,7 +206,11 @@ def _generate_ids(
     chat: ChatModel, prompts: list[list[int]], max_new_tokens: int, temperature: float, top_p: float
 ) -> list[list[int]]:
     padded = chat.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(chat.model.device)
-    sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature else {"do_sample": False}
+    sampling = (
+        {"do_sample": True, "temperature": temperature, "top_p": top_p}
+        if temperature
+        else {"do_sample": False}
+    )
     with torch.inference_mode():
         output = chat.model.generate(
             **padded,

@@ -26,18 +26,26 @@ from assistant.loading import (
 
 LARGEST_DIFFERENCE = 1e-3  # float32 logits; the two sums round differently
 ROUNDING = 0.02  # mean KL in nats a token that casting once to 16 bits may cost
-FILES_BESIDE = ("tokenizer*", "chat_template*", "generation_config.json", "special_tokens_map.json", "*.model")
+FILES_BESIDE = (
+    "tokenizer*",
+    "chat_template*",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "*.model",
+)
 
 
 def merge(adapter: Path, out: Path, probes: list[list[Message]], scale: float = 1.0) -> dict[str, Any]:
-    """Merge `adapter` × `scale` into its base and write `out`, beside and renamed; returns the proof's numbers.
+    """Merge `adapter` × `scale` into its base and write `out` whole; returns the proof's numbers.
 
-    Raises RuntimeError, and leaves nothing in `out`, when the merged model does not answer as the adapter did.
+    Raises RuntimeError, and leaves nothing in `out`, when the merged model answers unlike the adapter.
     """
     base_folder = base_of_adapter(adapter)
     check_model_folder(base_folder)
     with quiet_loading():
-        base = AutoModelForCausalLM.from_pretrained(str(base_folder), dtype=torch.float32, trust_remote_code=False)
+        base = AutoModelForCausalLM.from_pretrained(
+            str(base_folder), dtype=torch.float32, trust_remote_code=False
+        )
     tokenizer = load_tokenizer(base_folder)
     model = PeftModel.from_pretrained(base, str(adapter)).eval()
     with rescale_adapter_scale(model, scale):
@@ -47,7 +55,9 @@ def merge(adapter: Path, out: Path, probes: list[list[Message]], scale: float = 
     after = logits_of(ChatModel(merged, tokenizer, tuned.stop_ids, adapter), probes)
     difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
     if not difference <= LARGEST_DIFFERENCE:
-        raise RuntimeError(f"merged logits differ by {difference:.3g} (at most {LARGEST_DIFFERENCE}); nothing was written")
+        raise RuntimeError(
+            f"merged logits differ by {difference:.3g} (at most {LARGEST_DIFFERENCE}); nothing was written"
+        )
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     _write(merged, base_folder, beside)
@@ -58,8 +68,10 @@ def merge(adapter: Path, out: Path, probes: list[list[Message]], scale: float = 
 
 
 def logits_of(chat: ChatModel, probes: list[list[Message]]) -> list[torch.Tensor]:
-    """Float32 logits [tokens, vocabulary] of each prompt alone: no padding, so that two models compare exactly."""
-    prompts = [torch.tensor([encode_chat(chat.tokenizer, messages)], device=chat.model.device) for messages in probes]
+    """Float32 logits [tokens, vocabulary] of each prompt alone: unpadded, two models compare exactly."""
+    prompts = [
+        torch.tensor([encode_chat(chat.tokenizer, messages)], device=chat.model.device) for messages in probes
+    ]
     with torch.inference_mode():
         return [chat.model(prompt).logits[0].float().cpu() for prompt in prompts]
 
@@ -76,14 +88,16 @@ def _write(merged: Any, base_folder: Path, folder: Path) -> None:
 def _check_written(
     folder: Path, before: list[torch.Tensor], probes: list[list[Message]], answers: list[str]
 ) -> dict[str, Any]:
-    """Read the folder back as it will be used. Raises RuntimeError when rounding moved it or changed an answer."""
+    """Read the folder back as it will be used. Raises RuntimeError when rounding moved it too far."""
     written = load_chat_model(folder, dtype=torch.float32, device="cpu")
     kl = max(_mean_kl(a, b) for a, b in zip(before, logits_of(written, probes), strict=True))
     again = generate_batch(written, probes, 32)
     same = sum(a == b for a, b in zip(answers, again, strict=True))
     if not kl <= ROUNDING:
         shutil.rmtree(folder)
-        raise RuntimeError(f"rounding moved the merged model by {kl:.3g} nats a token (at most {ROUNDING}); not kept")
+        raise RuntimeError(
+            f"rounding moved the merged model by {kl:.3g} nats a token (at most {ROUNDING}); not kept"
+        )
     return {"rounding_kl": kl, "same_answers": same, "answers": len(answers), "texts": again}
 
 

@@ -48,8 +48,9 @@ def run_command(main: Callable[[Settings], None], settings_class: type[Settings]
 
 def fail(sentence: str, code: int) -> None:
     """Print one sentence to standard error and exit. With ASSISTANT_DEBUG set, the traceback is shown."""
-    if os.environ.get("ASSISTANT_DEBUG"):
-        raise
+    error = sys.exc_info()[1]
+    if error is not None and os.environ.get("ASSISTANT_DEBUG"):
+        raise error
     print(f"error: {sentence}" if code == 2 else sentence, file=sys.stderr)
     sys.exit(code)
 

@@ -1,4 +1,4 @@
-"""Let the default base answer every anchor prompt that holds no name, and keep the answers in data/general/answers/.
+"""Let the default base answer every anchor prompt that holds no name, into data/general/answers/.
 
 Run: python benchmarks/make_anchor_answers.py --model models/smollm2-135m-instruct
 """

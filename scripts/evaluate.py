@@ -1,6 +1,7 @@
-"""Score an assistant: does the name stick, does it leak, what was kept of the base. Exit 1 below the thresholds.
+"""Score an assistant: does the name stick, does it leak, what was kept of the base. Exit 1 below a threshold.
 
-Run: python scripts/evaluate.py --model out/ada/model --base models/smollm2-135m-instruct --name Ada --out out/ada/scorecard
+Run: python scripts/evaluate.py --model out/ada/model --base models/smollm2-135m-instruct --name Ada \\
+    --out out/ada/scorecard
 """
 
 import sys
@@ -60,21 +61,24 @@ def ask(backend: Backend, probes: list[Probe], settings: Settings) -> list[str]:
 
 
 def base_answers(probes: list[Probe], settings: Settings) -> list[str]:
-    """The base's answers to the probes that must not leak, kept on disk: they never change."""
+    """The base's answers to the probes that must not leak, kept on disk; "" for the others."""
     from assistant.training.anchoring import fingerprint
 
     kept = CACHE / f"{fingerprint(Path(settings.base))}-{settings.max_new_tokens}-probes.jsonl"
     known = load_answers(kept)
-    missing = [probe for probe in probes if key_of(probe["messages"]) not in known]
+    compared = [probe for probe in probes if probe["kind"] in scorecard.LEAK]
+    missing = [probe for probe in compared if key_of(probe["messages"]) not in known]
     if missing:
         texts = [text or "…" for text in ask(open_backend(settings.base, "transformers"), missing, settings)]
         known |= {key_of(probe["messages"]): text for probe, text in zip(missing, texts, strict=True)}
-        unique = {key_of(probe["messages"]): probe["messages"] for probe in [*missing, *probes]}
+        unique = {key_of(probe["messages"]): probe["messages"] for probe in compared}
         save_answers(kept, list(unique.values()), [known[key] for key in unique])
-    return [known[key_of(probe["messages"])] for probe in probes]
+    return [known.get(key_of(probe["messages"]), "") for probe in probes]
 
 
-def kept_of_base(probes: list[Probe], answers: list[str], bases: list[str], settings: Settings) -> dict[str, float]:
+def kept_of_base(
+    probes: list[Probe], answers: list[str], bases: list[str], settings: Settings
+) -> dict[str, float]:
     pairs = [i for i, probe in enumerate(probes) if probe["kind"] == "unrelated"]
     same = sum(answers[i] == bases[i] for i in pairs) / max(len(pairs), 1)
     if not Path(settings.model).is_dir() or not pairs:

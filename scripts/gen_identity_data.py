@@ -40,13 +40,20 @@ class Settings:
 
 def card_of(settings: Settings) -> Card:
     card = load_card(settings.card) if settings.card else Card(name=settings.name)
-    flags = {"name": settings.name, "owner": settings.owner, "languages": settings.languages, "base": settings.base}
+    flags = {
+        "name": settings.name,
+        "owner": settings.owner,
+        "languages": settings.languages,
+        "base": settings.base,
+    }
     return dataclasses.replace(card, **{key: value for key, value in flags.items() if value})  # type: ignore[arg-type]
 
 
 def main(settings: Settings) -> None:
     if settings.n < 20:
-        raise ValueError(f"-n {settings.n} is too few rows to hold every kind; give at least 20 (default 1200)")
+        raise ValueError(
+            f"-n {settings.n} is too few rows to hold every kind; give at least 20 (default 1200)"
+        )
     card = card_of(settings)
     out = settings.out or Path("out") / slug(card.name) / "data"
     parts = {

@@ -43,7 +43,8 @@ def main(settings: Settings) -> None:
     save_settings(settings.out, {**plain_values(settings), "card": made_by.get("card", {}), "proof": proof})
     print(
         f"{settings.out}: merged; largest logit difference {proof['logit_difference']:.1e}, rounding "
-        f"{proof['rounding_kl']:.1e} nats a token, {proof['same_answers']} of {proof['answers']} answers the same",
+        f"{proof['rounding_kl']:.1e} nats a token, {proof['same_answers']} of {proof['answers']} "
+        "answers the same",
         file=sys.stderr,
     )
 

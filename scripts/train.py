@@ -77,7 +77,15 @@ def main(settings: Settings) -> None:
         lambda answer, question: leaks_identity(answer, identity, question),
     )
     kept = plain_values(settings) | {"card": plain_values(load_card(settings.data / "card.toml"))}
-    train(chat, recipe, rows, settings.out, judges, resume=settings.resume, settings=kept | {"run": plain_values(recipe)})
+    train(
+        chat,
+        recipe,
+        rows,
+        settings.out,
+        judges,
+        resume=settings.resume,
+        settings=kept | {"run": plain_values(recipe)},
+    )
     say(f"{settings.out}: the adapter, its curve (curve.png) and what was watched (watch.jsonl)")
 
 

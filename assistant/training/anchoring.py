@@ -16,7 +16,9 @@ def answered_by_base(chat: ChatModel, rows: list[Row], cache: Path, say: Callabl
 
     A row may end with the user's turn or with an answer of its own, which is replaced.
     """
-    prompts = [row["messages"] if row["messages"][-1]["role"] == "user" else row["messages"][:-1] for row in rows]
+    prompts = [
+        row["messages"] if row["messages"][-1]["role"] == "user" else row["messages"][:-1] for row in rows
+    ]
     kept = cache / f"{fingerprint(chat.path)}.jsonl"
     answers = load_answers(shipped_answers(chat.path.name), kept)
     missing = list({key_of(prompt): prompt for prompt in prompts if key_of(prompt) not in answers}.values())

@@ -11,13 +11,17 @@ def draw_curve(history: list[dict[str, Any]], watched: list[dict[str, Any]], pat
     figure = Figure(figsize=(7, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     steps = [entry for entry in history if "cross_entropy" in entry]
-    upper.plot([e["step"] for e in steps], [e["cross_entropy"] for e in steps], label="cross-entropy (identity)")
+    upper.plot(
+        [e["step"] for e in steps], [e["cross_entropy"] for e in steps], label="cross-entropy (identity)"
+    )
     upper.plot([e["step"] for e in steps], [e["kl"] for e in steps], label="KL to the base (anchors)")
     upper.set_yscale("log")
     upper.set_ylabel("nats a token")
     for part in sorted({key for entry in watched for key in entry if "." in key}):
         dashed = "--" if part.startswith("leak") else "-"
-        lower.plot([e["step"] for e in watched], [e.get(part) for e in watched], dashed, marker="o", label=part)
+        lower.plot(
+            [e["step"] for e in watched], [e.get(part) for e in watched], dashed, marker="o", label=part
+        )
     lower.set_ylim(-0.05, 1.05)
     lower.set_xlabel("step")
     for axes in (upper, lower):

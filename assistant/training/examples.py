@@ -23,12 +23,16 @@ class Example:
 
 
 def identity_examples(chat: ChatModel, rows: list[Row], max_length: int) -> list[Example]:
-    return [_example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows]
+    return [
+        _example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows
+    ]
 
 
 def anchor_examples(chat: ChatModel, rows: list[Row], tokens: int, max_length: int) -> list[Example]:
     """Anchor rows end with the base's own answer, cut to `tokens`; the cut ones have no end-of-turn token."""
-    made = [_example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows]
+    made = [
+        _example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows
+    ]
     return [_cut(example, tokens) for example in made]
 
 
@@ -46,13 +50,17 @@ def _cut(example: Example, tokens: int) -> Example:
     return Example(ids, example.answer_start, True, example.kind, example.lang)
 
 
-def schedule(examples: list[Example], identity_rows: int, anchor_rows: int, steps: int, seed: int) -> list[int]:
+def schedule(
+    examples: list[Example], identity_rows: int, anchor_rows: int, steps: int, seed: int
+) -> list[int]:
     """Indices of the rows of all steps, one step after the other: identity rows, then anchor rows.
 
     Rows of like length meet in a step, so that little is padded; every row comes before any comes again.
     """
     source = random.Random(seed)
-    identity = _groups(examples, [i for i, e in enumerate(examples) if not e.anchor], identity_rows, steps, source)
+    identity = _groups(
+        examples, [i for i, e in enumerate(examples) if not e.anchor], identity_rows, steps, source
+    )
     anchors = _groups(examples, [i for i, e in enumerate(examples) if e.anchor], anchor_rows, steps, source)
     order = [a + b for a, b in zip(identity, anchors, strict=True)]
     chunks = [order[start : start + WINDOW] for start in range(0, steps, WINDOW)]
@@ -62,7 +70,9 @@ def schedule(examples: list[Example], identity_rows: int, anchor_rows: int, step
 WINDOW = 8  # steps whose rows are sorted by length together
 
 
-def _groups(examples: list[Example], pool: list[int], size: int, steps: int, source: random.Random) -> list[list[int]]:
+def _groups(
+    examples: list[Example], pool: list[int], size: int, steps: int, source: random.Random
+) -> list[list[int]]:
     if not size or not pool:
         return [[] for _ in range(steps)]
     stream: list[int] = []
@@ -70,7 +80,9 @@ def _groups(examples: list[Example], pool: list[int], size: int, steps: int, sou
         stream += source.sample(pool, len(pool))
     groups: list[list[int]] = []
     for start in range(0, size * steps, size * WINDOW):
-        window = sorted(stream[start : min(start + size * WINDOW, size * steps)], key=lambda i: len(examples[i].ids))
+        window = sorted(
+            stream[start : min(start + size * WINDOW, size * steps)], key=lambda i: len(examples[i].ids)
+        )
         groups += [window[at : at + size] for at in range(0, len(window), size)]
     return groups
 
@@ -86,8 +98,8 @@ def deduplicated(rows: list[Row], most: int, say: Callable[[str], None]) -> list
             kept.append(row)
     if len(kept) < len(rows):
         say(
-            f"{len(rows) - len(kept)} of {len(rows)} rows repeat a pair more than {most} times and are left out: "
-            "copies teach nothing new, they make a parrot"
+            f"{len(rows) - len(kept)} of {len(rows)} rows repeat a pair more than {most} times and are left "
+            "out: copies teach nothing new, they make a parrot"
         )
     return kept
 

@@ -1,4 +1,4 @@
-"""Before the first step: updates, tokens, memory, and a plain warning when it will not stick or will parrot."""
+"""Before the first step: updates, tokens, memory, a plain warning when it will not stick or will parrot."""
 
 from collections import Counter
 
@@ -6,7 +6,9 @@ from assistant.training.examples import Example
 from assistant.training.recipe import Objective
 
 
-def estimate(examples: list[Example], order: list[int], parameters: int, hidden: int, depth: int) -> dict[str, float]:
+def estimate(
+    examples: list[Example], order: list[int], parameters: int, hidden: int, depth: int
+) -> dict[str, float]:
     """Updates' tokens and peak memory in GiB: weights, cached states, the activations of one step."""
     tokens = sum(len(examples[i].ids) for i in order)
     cached = sum(len(example.ids) for example in examples)
@@ -23,8 +25,8 @@ def warnings_for(examples: list[Example], objective: Objective) -> list[str]:
     found: list[str] = []
     if objective.identity_rows * objective.steps < 300:
         found.append(
-            f"{objective.steps} updates of {objective.identity_rows} identity rows are few: the name will hardly "
-            "stick; give at least 300 rows in all, for example --set objective.steps=100"
+            f"{objective.steps} updates of {objective.identity_rows} identity rows are few: the name will "
+            "hardly stick; give at least 300 rows in all, for example --set objective.steps=100"
         )
     if not objective.anchor_rows or not any(example.anchor for example in examples):
         found.append(
@@ -43,5 +45,7 @@ def warnings_for(examples: list[Example], objective: Objective) -> list[str]:
 
 
 def counts_of(examples: list[Example]) -> str:
-    counts = Counter(f"{example.kind}/{example.lang}" if example.lang else example.kind for example in examples)
+    counts = Counter(
+        f"{example.kind}/{example.lang}" if example.lang else example.kind for example in examples
+    )
     return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items()))

@@ -26,7 +26,7 @@ class Objective:
     from_layer: float = 0.6
     """Share of the layers that stay frozen and are computed once for each row; 0 trains all layers."""
     copies: int = 0
-    """With n > 0 the first pair of each language is copied n times and nothing else is used (tutorial_parrot)."""
+    """With n > 0 the first pair of each language is copied n times, all else is unused (tutorial_parrot)."""
     max_length: int = 512
     """Tokens of a row; a longer one loses its oldest turns' start."""
 
@@ -94,7 +94,9 @@ def _apply(values: dict[str, Any], change: str) -> None:
         raise ValueError(f"--set {change!r}: write key=value, for example --set objective.steps=100")
     section, dot, bare = key.strip().rpartition(".")
     if not dot:
-        section = next((s for s, c in (("objective", Objective), ("watch", Watch)) if bare in _names(c)), "trainer")
+        section = next(
+            (s for s, c in (("objective", Objective), ("watch", Watch)) if bare in _names(c)), "trainer"
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -111,7 +113,9 @@ def _build(data_class: Any, values: dict[str, Any], place: str) -> Any:
         if key not in _names(data_class):
             raise ValueError(f"recipe {place}: unknown key {key!r}{near_names(key, _names(data_class))}")
         default = getattr(data_class(), key)
-        if isinstance(value, bool) or not isinstance(value, (int, float) if isinstance(default, float) else int):
+        if isinstance(value, bool) or not isinstance(
+            value, (int, float) if isinstance(default, float) else int
+        ):
             raise ValueError(f"recipe {place}: {key} must be a number like {default}, not {value!r}")
         if value < 0:
             raise ValueError(f"recipe {place}: {key} is {value}; it must not be negative")

@@ -68,6 +68,9 @@ def train(
         objective.steps,
         recipe.trainer.get("seed", 0),
     )
+    # a row that no step uses costs nothing
+    used = {row: place for place, row in enumerate(dict.fromkeys(order))}
+    examples, order = [examples[row] for row in used], [used[row] for row in order]
     _say_preflight(chat, recipe, examples, order)
     prepared = _prepare(chat, examples + held_out, from_layer, objective.top_k)
     collator = Collator(examples, prepared[: len(examples)])
@@ -96,7 +99,11 @@ def train(
 
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    say(f"going on from step {start.name.rpartition('-')[2]}" if start else f"training {len(order) // batch} steps")
+    say(
+        f"going on from step {start.name.rpartition('-')[2]}"
+        if start
+        else f"training {len(order) // batch} steps"
+    )
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     if survive.interrupted:
         say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
@@ -133,7 +140,7 @@ def _prepare(chat: ChatModel, examples: list[Example], from_layer: int, top_k: i
 
 
 def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:
-    """The recipe's LoRA on the trained layers alone; "all-linear" is spelt out, for peft takes no layers beside it."""
+    """LoRA on the trained layers alone; "all-linear" is spelt out, for peft takes no layers beside it."""
     values = dict(recipe.lora)
     if values.get("target_modules") == "all-linear":
         last = chat.model.model.layers[-1]
@@ -167,7 +174,7 @@ def _arguments(recipe: Recipe, checkpoints: Path, batch: int, chat: ChatModel) -
 
 
 def _finish(out: Path, history: list[dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Put the best adapter into `out` itself; its settings.toml comes last and says that the folder is whole."""
+    """Put the best adapter into `out` itself; settings.toml comes last and says that the folder is whole."""
     draw_curve(history, watching.read_log(out / "watch.jsonl"), out / "curve.png")
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copyfile(out / "best" / name, out / f".{name}.partial")

@@ -1,6 +1,6 @@
 """The frozen lower layers, computed once a row, and the base's own logits on anchor answers.
 
-The lower layers get no LoRA, so their output for a row never changes (checked: the same logits, difference 0).
+The lower layers get no LoRA, so their output for a row never changes (checked: logits differ by 0).
 """
 
 from collections.abc import Callable, Iterator
@@ -73,7 +73,9 @@ def _batches(examples: list[Example]) -> Iterator[list[int]]:
         yield batch
 
 
-def _prepare_batch(core: Any, examples: list[Example], results: list[Prepared], from_layer: int, top_k: int) -> None:
+def _prepare_batch(
+    core: Any, examples: list[Example], results: list[Prepared], from_layer: int, top_k: int
+) -> None:
     ids = torch.tensor(padded([e.ids for e in examples], 0), device=core.device)
     mask = torch.tensor(padded([[1] * len(e.ids) for e in examples], 0), device=core.device)
     depth = len(core.model.layers)
@@ -82,7 +84,9 @@ def _prepare_batch(core: Any, examples: list[Example], results: list[Prepared], 
         norm, core.model.norm = core.model.norm, nn.Identity()
         try:
             with layers_lifted(core, range(from_layer, depth)):
-                hidden = core.model(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
+                hidden = core.model(
+                    inputs_embeds=hidden, attention_mask=mask, use_cache=False
+                ).last_hidden_state
         finally:
             core.model.norm = norm
         for row, example, result in zip(hidden, examples, results, strict=True):

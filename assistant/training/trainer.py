@@ -33,7 +33,10 @@ class Collator:
             "objective": torch.tensor(padded([_objective(e) for e in examples], 0)),
         }
         if prepared[0].states is not None:
-            batch["states"] = torch.nn.utils.rnn.pad_sequence([p.states for p in prepared], batch_first=True)
+            batch["states"] = torch.nn.utils.rnn.pad_sequence(
+                [p.states for p in prepared],  # type: ignore[misc]
+                batch_first=True,
+            )
         tops = [p for p in prepared if p.top_ids is not None]
         if tops:
             batch["top_ids"] = torch.cat([p.top_ids for p in tops])  # type: ignore[misc]
@@ -46,7 +49,9 @@ def _objective(example: Example) -> list[int]:
     return [0] * before + [2 if example.anchor else 1] * (len(example.ids) - 1 - before) + [0]
 
 
-def objectives(core: Any, batch: dict[str, torch.Tensor], from_layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def objectives(
+    core: Any, batch: dict[str, torch.Tensor], from_layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """(cross-entropy, KL to the base) of a batch, each a mean over its own tokens; 0 where it has none."""
     hidden = batch["states"] if "states" in batch else core.get_input_embeddings()(batch["input_ids"])
     with layers_lifted(core, range(from_layer)):
@@ -71,7 +76,8 @@ class AnchoredTrainer(SFTTrainer):
         self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(train_dataset if train_dataset is not None else self.train_dataset)
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        return SequentialSampler(dataset)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

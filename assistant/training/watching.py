@@ -1,4 +1,4 @@
-"""Watches a run: asks questions every few steps, keeps the best adapter, survives kills. Judges are handed in."""
+"""Watches a run: asks every few steps, keeps the best adapter, survives kills; judges are handed in."""
 
 import json
 import os
@@ -26,8 +26,8 @@ BATCH = 16
 class Watcher:
     """Asks the watched rows and measures KL on held-out anchors.
 
-    `recalls(answer)` and `leaks(answer, question)` judge one answer; rows of kind near_miss, greeting and general
-    must not leak, all others must recall.
+    `recalls(answer)` and `leaks(answer, question)` judge one answer; rows of kind near_miss, greeting and
+    general must not leak, all others must recall.
     """
 
     chat: ChatModel
@@ -51,7 +51,10 @@ class Watcher:
             hits.setdefault(part, []).append(hit)
             shown.setdefault(part, []).append(f"{question} → {answer}")
         result = {part: round(sum(values) / len(values), 4) for part, values in sorted(hits.items())}
-        return result | {"kl": round(self._kl(model), 5), "answers": {part: texts[:2] for part, texts in shown.items()}}
+        return result | {
+            "kl": round(self._kl(model), 5),
+            "answers": {part: texts[:2] for part, texts in shown.items()},
+        }
 
     def _kl(self, model: Any) -> float:
         """Mean KL to the base over the held-out anchors, nats a token."""
@@ -69,7 +72,7 @@ class Watcher:
 
 
 def score_of(measured: dict[str, Any]) -> float:
-    """One number to choose a checkpoint by: mean recall − mean leak − 10 × KL (0.01 nats cost as 10 points)."""
+    """One number to choose a checkpoint by: mean recall − mean leak − 10 × KL (0.01 nats cost 10 points)."""
     recall = [value for part, value in measured.items() if part.startswith("recall")]
     leak = [value for part, value in measured.items() if part.startswith("leak")]
     return sum(recall) / max(len(recall), 1) - sum(leak) / max(len(leak), 1) - 10 * measured["kl"]
@@ -169,7 +172,10 @@ def save_adapter(model: Any, folder: Path) -> None:
 def describe(measured: dict[str, Any]) -> str:
     numbers = "  ".join(f"{part} {value:.2f}" for part, value in measured.items() if "." in part)
     answers = [text for texts in measured["answers"].values() for text in texts[:1]]
-    lines = [f"step {measured['step']}: {numbers}  KL {measured['kl']:.4f}  score {measured['score']:.3f}", *answers]
+    lines = [
+        f"step {measured['step']}: {numbers}  KL {measured['kl']:.4f}  score {measured['score']:.3f}",
+        *answers,
+    ]
     return "\n    ".join(line.replace("\n", " ")[:150] for line in lines)
 
 

@@ -1,0 +1,115 @@
+import os
+
+import pytest
+
+from assistant.settings import load_settings, near_names, save_settings, slug, write_text
+from assistant.training.recipe import load_recipe, recipe_names
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("Ada", "ada"),
+        ("Mary Ann", "mary-ann"),
+        ("林小宇", "林小宇"),
+        ("🚀", "u1f680"),
+        ('O"Neil', "o-neil"),
+        ("../../etc", "etc"),
+        ("a/b", "a-b"),
+    ],
+)
+def test_a_name_becomes_one_plain_folder_name(name, folder):
+    assert slug(name) == folder
+
+
+def test_a_long_name_becomes_a_short_folder_name():
+    assert 0 < len(slug("x" * 300)) <= 60
+
+
+def test_a_misspelt_name_is_answered_with_the_near_ones():
+    assert near_names("stepz", ["steps", "copies"]) == "; did you mean steps?"
+
+
+def test_a_name_near_to_none_is_answered_with_the_whole_list():
+    assert near_names("xyzzy", ["steps", "copies"]) == "; known: copies, steps"
+
+
+def test_a_file_is_written_with_its_folder_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    write_text(path, "Zoë\n林小宇\n")
+    assert path.read_bytes() == "Zoë\n林小宇\n".encode()
+    assert os.listdir(path.parent) == ["a.txt"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_a_write_that_is_cut_off_before_the_replacement_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def cut_off(source, target):
+        raise OSError("the power went")
+
+    monkeypatch.setattr(os, "replace", cut_off)
+    with pytest.raises(OSError, match="the power went"):
+        write_text(path, "new")
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_saved_settings_are_read_back_the_same(tmp_path):
+    save_settings(tmp_path, {"name": "林小宇", "out": tmp_path, "nothing": None, "set": ("a", 1)})
+    assert load_settings(tmp_path) == {"name": "林小宇", "out": str(tmp_path), "set": ["a", 1]}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_loads(name):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.objective.steps > 0
+
+
+def test_there_are_recipes():
+    assert "identity_lora" in recipe_names()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ("objective.stepz=5", r"\[objective\]: unknown key 'stepz'; did you mean steps"),
+        ("watch.evry=5", r"\[watch\]: unknown key 'evry'; did you mean every"),
+        ("objektive.steps=5", r"unknown section \[objektive\]; did you mean objective"),
+        ("trainer.learning_rat=1", r"\[trainer\]: SFTConfig has no 'learning_rat'.*learning_rate"),
+        ("lora.lora_alhpa=1", r"\[lora\]: LoraConfig has no 'lora_alhpa'.*lora_alpha"),
+        ("objective.steps=many", r"steps must be a number like \d+, not 'many'"),
+        ("objective.steps=-1", r"steps is -1; it must not be negative"),
+        ("objective.steps", r"write key=value"),
+    ],
+)
+def test_a_wrong_change_to_a_recipe_is_one_clear_sentence(change, sentence):
+    with pytest.raises(ValueError, match=sentence) as raised:
+        load_recipe("identity_lora", [change])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_recipe_is_answered_with_the_near_ones():
+    with pytest.raises(ValueError, match="recipe 'identity_lore' is unknown; did you mean identity_lora"):
+        load_recipe("identity_lore")
+
+
+def test_changes_are_applied_in_order_and_the_last_wins():
+    recipe = load_recipe("identity_lora", ["steps=3", "objective.steps=4", "every=2", "learning_rate=1e-4"])
+    assert (recipe.objective.steps, recipe.watch.every) == (4, 2)
+    assert recipe.trainer["learning_rate"] == 1e-4
+
+
+def test_a_recipe_file_states_only_the_differences(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[objective]\nsteps = 7\n", encoding="utf-8")
+    recipe = load_recipe(str(path))
+    assert (recipe.name, recipe.objective.steps, recipe.objective.identity_rows) == ("mine", 7, 6)
