@@ -14,6 +14,8 @@ def main() -> None:
         from assistant.web.streamlit_page import render
 
         render()
+    elif {"-h", "--help"} & set(sys.argv[1:]):
+        print(f"{__doc__}\nGRADIO_SERVER_NAME and GRADIO_SERVER_PORT: where it listens (127.0.0.1:7860).")
     else:
         serve_gradio()
 

@@ -189,22 +189,23 @@ def test_only_the_layers_above_the_frozen_ones_are_trained(adapter):
 def test_the_steps_take_their_rows_in_the_scheduled_order(tiny, tmp_path, monkeypatch):
     from assistant.training import run
 
-    orders: list[list[int]] = []
-    taken: list[int] = []
+    scheduled: list[tuple[int, ...]] = []
+    taken: list[tuple[int, ...]] = []
 
-    def kept_schedule(*args):
-        orders.append(schedule(*args))
-        return orders[-1]
+    def kept_schedule(examples, *args):
+        order = schedule(examples, *args)
+        scheduled.extend(examples[row].ids for row in order)
+        return order
 
     class KeptCollator(Collator):
         def __call__(self, rows):
-            taken.extend(row["row"] for row in rows)
+            taken.extend(self.examples[row["row"]].ids for row in rows)
             return super().__call__(rows)
 
     monkeypatch.setattr(run, "schedule", kept_schedule)
     monkeypatch.setattr(run, "Collator", KeptCollator)
     tiny_run(tiny, tmp_path / "adapter")
-    assert taken == orders[0]
+    assert taken == scheduled
     assert len(taken) == 12 * 4
 
 

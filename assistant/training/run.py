@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from transformers import PrinterCallback, ProgressCallback, set_seed
 from trl import SFTConfig
 
 from assistant.conversations import Row
@@ -56,6 +57,7 @@ def train(
 
     Raises KeyboardInterrupt after Ctrl-C, once the checkpoint is saved.
     """
+    set_seed(recipe.trainer.get("seed", 0))  # the adapter's random start belongs to the seed
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
     examples = identity_examples(chat, rows.identity, objective.max_length)
     examples += anchor_examples(chat, rows.anchors, objective.anchor_tokens, objective.max_length)
@@ -95,8 +97,6 @@ def train(
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
     )
-    from transformers import PrinterCallback, ProgressCallback
-
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     say(
