@@ -2,7 +2,7 @@ import codecs
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from assistant.conversations import (
@@ -163,7 +163,7 @@ alpaca = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(anything | almost | alpaca)
 def test_any_json_value_is_a_valid_row_or_an_error_at_its_place(entry):
     try:
