@@ -208,7 +208,7 @@ def _from_sharegpt(entry: dict[str, Any], place: str) -> list[Message]:
     }
     messages: list[Any] = [system(entry["system"])] if isinstance(entry.get("system"), str) else []
     for turn in entry["conversations"] if isinstance(entry["conversations"], list) else [None]:
-        if not isinstance(turn, dict) or turn.get("from") not in roles:
+        if not isinstance(turn, dict) or turn.get("from") not in list(roles):
             raise ValueError(
                 f'{place}: each of "conversations" needs "from" (system, human or gpt) and "value"'
             )
