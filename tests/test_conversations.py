@@ -2,7 +2,7 @@ import codecs
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from assistant.conversations import (
@@ -163,7 +163,7 @@ alpaca = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=400, deadline=None)
 @given(anything | almost | alpaca)
 def test_any_json_value_is_a_valid_row_or_an_error_at_its_place(entry):
     try:
@@ -172,3 +172,10 @@ def test_any_json_value_is_a_valid_row_or_an_error_at_its_place(entry):
         assert str(error).startswith("file.jsonl:7: ")
     else:
         assert check_messages(row["messages"], "again", must_end_with="assistant")
+
+
+def test_a_sharegpt_turn_whose_from_is_no_text_is_named_with_its_line():
+    from assistant.conversations import row_from
+
+    with pytest.raises(ValueError, match="^rows.jsonl:3: each of"):
+        row_from({"conversations": [{"from": [], "value": "hi"}]}, "rows.jsonl:3")
