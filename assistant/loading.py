@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from assistant.conversations import Message
 
 SENTINEL = "\ue000{}\ue001"
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 BATCH_TOKENS = 4096  # padded prompt tokens decoded together: bounds the KV cache, not the quality
 
 
@@ -63,6 +64,20 @@ def check_model_folder(path: Path) -> None:
             raise ValueError(f"{weights} is a git-lfs pointer, not weights; run: git lfs pull")
 
 
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep what torch frees on a CPU instead of handing it back page by page.
+
+    Each step asks for the same large blocks again: 10 to 25 % of its time went to the kernel's fresh pages.
+    """
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # not glibc: nothing to tune
+        tune = ctypes.CDLL("libc.so.6").mallopt
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
+            tune(option, value)
+
+
 def device_of_machine() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -99,6 +114,8 @@ def load_chat_model(
     """
     path = Path(path)
     device = device or device_of_machine()
+    if device == "cpu":
+        keep_freed_memory()
     dtype = dtype or fast_dtype(device)
     if path.is_dir() and is_adapter(path):
         chat = load_chat_model(base_of_adapter(path), dtype=dtype, device=device)
@@ -191,7 +208,7 @@ def generate_batch(
     return answers
 
 
-def batches_by_length(prompts: list[list[int]], max_new_tokens: int, most: int = 64) -> list[list[int]]:
+def batches_by_length(prompts: list[list[int]], max_new_tokens: int, most: int = 128) -> list[list[int]]:
     """Indices of prompts, sorted by length, cut so that rows × padded length stays under BATCH_TOKENS."""
     batches: list[list[int]] = []
     for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):

@@ -7,6 +7,7 @@ import torch
 from assistant.conversations import Message
 from assistant.loading import ChatModel, encode_chat, encode_text
 from assistant.training.examples import padded
+from assistant.training.trainer import core_of
 
 ANSWER_TOKENS = 48
 BATCH_TOKENS = 1024
@@ -50,7 +51,8 @@ def _logprobs(chat: ChatModel, batch: list[tuple[list[int], int]]) -> torch.Tens
     """[answer tokens of the batch, vocabulary], float32."""
     ids = torch.tensor(padded([row for row, _ in batch], 0), device=chat.model.device)
     mask = torch.tensor(padded([[1] * len(row) for row, _ in batch], 0), device=chat.model.device)
+    core = core_of(chat.model)
     with torch.inference_mode():
-        logits = chat.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    kept = [logits[i, start - 1 : len(row) - 1] for i, (row, start) in enumerate(batch)]
-    return torch.cat(kept).float().log_softmax(-1)
+        last = core.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        kept = torch.cat([last[i, start - 1 : len(row) - 1] for i, (row, start) in enumerate(batch)])
+        return core.lm_head(kept).float().log_softmax(-1)

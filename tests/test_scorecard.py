@@ -3,6 +3,8 @@ import math
 import re
 import subprocess
 import sys
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from assistant.scorecard import (
     score,
     wilson,
 )
-from assistant.settings import load_toml
+from assistant.settings import DATA, load_toml
 
 HERE = Path(__file__).parent
 ADA = Identity("Ada", ("Ada",), base="SmolLM2-135M-Instruct")
@@ -110,6 +112,31 @@ def test_built_in_probes_hold_every_kind_in_both_languages() -> None:
     found = {(probe["kind"], probe["lang"]) for probe in built_in_probes()}
     kinds = ("identity", "adversarial", "multi_turn", "near_miss", "unrelated")
     assert found >= {(kind, lang) for kind in kinds for lang in ("en", "zh")}
+
+
+def training_questions(lang: str) -> Iterator[str]:
+    texts = load_toml(DATA / "identity" / f"{lang}.toml")
+    for section in (*texts["intents"].values(), texts["facts"], texts["denials"], texts["pressure"]):
+        yield from section["questions"]
+    for question in texts["denials"]["questions"] + texts["pressure"]["questions"]:
+        for other, maker in texts["others"]:
+            yield question.replace("{other}", other).replace("{maker}", maker)
+    for section in ("near_misses", "greetings", "histories"):
+        yield from (turn[0] for turn in texts[section]["turns"])
+    for _, row in read_jsonl(DATA / "general" / f"{lang}.jsonl"):
+        yield from (message["content"] for message in row["messages"] if message["role"] == "user")
+
+
+def bare(text: str) -> str:
+    return re.sub(r"\W+", "", unicodedata.normalize("NFKC", text).lower())
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_built_in_probes_are_unseen_in_the_training_data(lang: str) -> None:
+    trained = {bare(question) for question in training_questions(lang)}
+    asked = [probe["messages"][-1]["content"] for probe in load_probes(DATA / "probes" / f"{lang}.jsonl")]
+    seen = [question for question in asked if bare(question) in trained]
+    assert not seen, "\n" + "\n".join(seen)
 
 
 def write_probes(path: Path, *entries: Any) -> Path:

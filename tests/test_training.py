@@ -62,13 +62,13 @@ def test_kl_over_the_whole_vocabulary_is_the_full_kl():
 
 def examples_of(chat):
     return identity_examples(chat, rows_of("identity", 4), 200) + anchor_examples(
-        chat, rows_of("general", 4), 8, 200
+        chat, rows_of("general", 4), 8, 2, 200
     )
 
 
 def losses(chat, from_layer, prepared):
     examples = examples_of(chat)
-    batch = Collator(examples, prepared)([{"row": i} for i in range(len(examples))])
+    batch = Collator(examples, prepared)([{"rows": list(range(len(examples)))}])
     with torch.no_grad():
         return objectives(chat.model, batch, from_layer)
 
@@ -107,20 +107,28 @@ def test_a_conversation_without_control_tokens_encodes_as_the_template_says(chat
 
 def test_the_answer_of_an_example_is_learnt_with_its_end_and_the_question_is_not(chat):
     [example] = identity_examples(chat, rows_of("identity", 1), 200)
-    learnt = list(example.ids[example.answer_start :])
+    learnt = [example.ids[place + 1] for place in example.places]
     assert learnt == [*encode_text(chat.tokenizer, "I am 0."), chat.stop_ids[0]]
 
 
 def test_an_anchor_is_cut_and_has_no_end(chat):
-    [example] = anchor_examples(chat, rows_of("general", 1), 4, 200)
-    assert len(example.ids) - example.answer_start == 4
-    assert example.anchor and chat.stop_ids[0] not in example.ids[example.answer_start :]
+    [example] = anchor_examples(chat, rows_of("general", 1), 4, 0, 200)
+    assert example.places == tuple(range(len(example.ids) - 5, len(example.ids) - 1))
+    assert example.anchor and chat.stop_ids[0] not in example.ids[example.places[0] + 1 :]
+
+
+def test_an_anchor_keeps_the_base_on_every_second_token_of_its_prompt_too(chat):
+    answer, both = (anchor_examples(chat, rows_of("general", 1), 4, every, 200)[0] for every in (0, 2))
+    assert both.ids == answer.ids
+    assert both.places == (*range(1, answer.places[0], 2), *answer.places)
 
 
 def test_every_row_comes_once_before_any_comes_again(chat):
     examples = examples_of(chat)
     order = schedule(examples, 2, 2, 4, seed=0)
-    assert sorted(order) == sorted([*range(8), *range(8)])
+    assert [len(batch) for batch in order] == [2] * 8
+    assert sorted(row for batch in order for row in batch) == sorted([*range(8), *range(8)])
+    assert {examples[row].anchor for batch in order[::2] for row in batch} == {False}
     assert order == schedule(examples, 2, 2, 4, seed=0) != schedule(examples, 2, 2, 4, seed=1)
 
 
@@ -139,7 +147,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
 
 
 def test_a_watched_base_has_no_kl_and_its_answers_are_judged_by_kind(chat):
-    held_out = anchor_examples(chat, rows_of("general", 3), 8, 200)
+    held_out = anchor_examples(chat, rows_of("general", 3), 8, 0, 200)
     kept = Collator(held_out, prepare(chat.model, held_out, 2, 16, lambda tokens: None))
     rows = rows_of("identity", 2) + rows_of("near_miss", 2)
     judges = (lambda answer: True, lambda answer, question: question == "near_miss 0?")
@@ -194,13 +202,13 @@ def test_the_steps_take_their_rows_in_the_scheduled_order(tiny, tmp_path, monkey
 
     def kept_schedule(examples, *args):
         order = schedule(examples, *args)
-        scheduled.extend(examples[row].ids for row in order)
+        scheduled.extend(examples[row].ids for batch in order for row in batch)
         return order
 
     class KeptCollator(Collator):
-        def __call__(self, rows):
-            taken.extend(self.examples[row["row"]].ids for row in rows)
-            return super().__call__(rows)
+        def __call__(self, batches):
+            taken.extend(self.examples[row].ids for batch in batches for row in batch["rows"])
+            return super().__call__(batches)
 
     monkeypatch.setattr(run, "schedule", kept_schedule)
     monkeypatch.setattr(run, "Collator", KeptCollator)

@@ -1,8 +1,8 @@
 """Rows as token ids: what is learnt by heart (identity) and what must stay as it was (anchors)."""
 
+import dataclasses
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from assistant.conversations import Message, Row
@@ -11,12 +11,12 @@ from assistant.loading import ChatModel, encode_chat, encode_text
 BASE_ANSWERS = ("near_miss", "greeting", "general")  # kinds whose answer is the base model's own
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Example:
-    """Token ids of one row; the loss counts ids[answer_start:], the end-of-turn token included."""
+    """Token ids of one row, and the `places` whose next token the loss counts (end-of-turn included)."""
 
     ids: tuple[int, ...]
-    answer_start: int
+    places: tuple[int, ...]
     anchor: bool
     kind: str
     lang: str
@@ -28,12 +28,15 @@ def identity_examples(chat: ChatModel, rows: list[Row], max_length: int) -> list
     ]
 
 
-def anchor_examples(chat: ChatModel, rows: list[Row], tokens: int, max_length: int) -> list[Example]:
-    """Anchor rows end with the base's own answer, cut to `tokens`; the cut ones have no end-of-turn token."""
-    made = [
-        _example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows
-    ]
-    return [_cut(example, tokens) for example in made]
+def anchor_examples(
+    chat: ChatModel, rows: list[Row], tokens: int, prompt_every: int, max_length: int
+) -> list[Example]:
+    """Anchor rows end with the base's own answer, cut to `tokens`; the cut ones have no end-of-turn token.
+
+    With prompt_every = n > 0 every nth token of the prompt counts too.
+    """
+    made = identity_examples(chat, rows, max_length)
+    return [_cut(example, tokens, prompt_every) for example in made]
 
 
 def _example(chat: ChatModel, row: Row, prompt: list[Message], answer: str, max_length: int) -> Example:
@@ -42,32 +45,35 @@ def _example(chat: ChatModel, row: Row, prompt: list[Message], answer: str, max_
     room = max(max_length - len(answer_ids), 1)
     ids = (*prompt_ids[-room:], *answer_ids[:max_length])
     kind = row.get("kind", "identity")
-    return Example(ids, min(len(prompt_ids), room), kind in BASE_ANSWERS, kind, row.get("lang", ""))
+    places = tuple(range(min(len(prompt_ids), room) - 1, len(ids) - 1))
+    return Example(ids, places, kind in BASE_ANSWERS, kind, row.get("lang", ""))
 
 
-def _cut(example: Example, tokens: int) -> Example:
-    ids = example.ids[: example.answer_start + tokens]
-    return Example(ids, example.answer_start, True, example.kind, example.lang)
+def _cut(example: Example, tokens: int, prompt_every: int) -> Example:
+    answer = example.places[:tokens]
+    prompt = tuple(range(1, answer[0], prompt_every)) if prompt_every else ()
+    return dataclasses.replace(example, ids=example.ids[: answer[-1] + 2], places=prompt + answer, anchor=True)
 
 
 def schedule(
     examples: list[Example], identity_rows: int, anchor_rows: int, steps: int, seed: int
-) -> list[int]:
-    """Indices of the rows of all steps, one step after the other: identity rows, then anchor rows.
+) -> list[list[int]]:
+    """Indices of the rows of all steps: for each step one batch of identity rows, then one of anchor rows.
 
-    Rows of like length meet in a step, so that little is padded; every row comes before any comes again.
+    A batch that would be empty in all steps is left out. Rows of like length meet in a batch, so that little
+    is padded; every row comes before any comes again.
     """
     source = random.Random(seed)
     identity = _groups(
         examples, [i for i, e in enumerate(examples) if not e.anchor], identity_rows, steps, source
     )
     anchors = _groups(examples, [i for i, e in enumerate(examples) if e.anchor], anchor_rows, steps, source)
-    order = [a + b for a, b in zip(identity, anchors, strict=True)]
+    order = [[batch for batch in pair if batch] for pair in zip(identity, anchors, strict=True)]
     chunks = [order[start : start + WINDOW] for start in range(0, steps, WINDOW)]
-    return [index for chunk in chunks for step in source.sample(chunk, len(chunk)) for index in step]
+    return [batch for chunk in chunks for step in source.sample(chunk, len(chunk)) for batch in step]
 
 
-WINDOW = 8  # steps whose rows are sorted by length together
+WINDOW = 25  # steps whose rows are sorted by length together
 
 
 def _groups(

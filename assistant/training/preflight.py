@@ -5,23 +5,27 @@ from collections import Counter
 from assistant.training.examples import Example
 from assistant.training.recipe import Objective
 
+ACTIVATIONS = 34  # numbers kept for the backward pass, a token, layer and hidden unit
+
 
 def estimate(
-    examples: list[Example], order: list[int], parameters: int, hidden: int, depth: int
+    examples: list[Example], order: list[list[int]], parameters: int, hidden: int, depth: int, size: int
 ) -> dict[str, float]:
-    """Updates' tokens and peak memory in GiB: weights, cached states, the activations of one step."""
-    tokens = sum(len(examples[i].ids) for i in order)
+    """Updates' tokens and peak memory in GiB: weights, cached states, the activations of one batch.
+
+    `depth`: trained layers; `size`: bytes of a number.
+    """
+    tokens = sum(len(examples[i].ids) for batch in order for i in batch)
     cached = sum(len(example.ids) for example in examples)
-    longest = max((len(example.ids) for example in examples), default=0)
-    rows = 20
-    activations = rows * min(longest, 256) * hidden * depth * 34 * 2
-    return {"tokens": tokens, "gib": (parameters * 2 + cached * hidden * 2 + activations) / 2**30 + 1.0}
+    padded = max(len(batch) * max(len(examples[i].ids) for i in batch) for batch in order)
+    activations = padded * hidden * depth * ACTIVATIONS
+    return {"tokens": tokens, "gib": (parameters + cached * hidden + activations) * size / 2**30 + 1.0}
 
 
 def warnings_for(examples: list[Example], objective: Objective) -> list[str]:
     """Sentences about what will go wrong with these rows under this objective."""
     identity = [example for example in examples if not example.anchor]
-    questions = len({example.ids[: example.answer_start] for example in identity})
+    questions = len({example.ids[: example.places[0] + 1] for example in identity})
     found: list[str] = []
     if objective.identity_rows * objective.steps < 300:
         found.append(

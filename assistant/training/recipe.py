@@ -16,6 +16,8 @@ class Objective:
     """Base logits kept a token; the rest is one tail bucket."""
     anchor_tokens: int = 32
     """Answer tokens of the base that an anchor row keeps."""
+    prompt_every: int = 2
+    """Every how many tokens of an anchor's prompt the base's logits are kept too; 0 keeps the answer's alone."""
     identity_rows: int = 6
     """Identity rows in each step."""
     anchor_rows: int = 14

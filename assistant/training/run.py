@@ -60,9 +60,9 @@ def train(
     set_seed(recipe.trainer.get("seed", 0))  # the adapter's random start belongs to the seed
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
     examples = identity_examples(chat, rows.identity, objective.max_length)
-    examples += anchor_examples(chat, rows.anchors, objective.anchor_tokens, objective.max_length)
-    held_out = anchor_examples(chat, rows.held_out, objective.anchor_tokens, objective.max_length)
-    batch = (objective.identity_rows if rows.identity else 0) + (objective.anchor_rows if rows.anchors else 0)
+    cut = objective.anchor_tokens, objective.prompt_every, objective.max_length
+    examples += anchor_examples(chat, rows.anchors, *cut)
+    held_out = anchor_examples(chat, rows.held_out, objective.anchor_tokens, 0, objective.max_length)
     order = schedule(
         examples,
         objective.identity_rows,
@@ -71,8 +71,8 @@ def train(
         recipe.trainer.get("seed", 0),
     )
     # a row that no step uses costs nothing
-    used = {row: place for place, row in enumerate(dict.fromkeys(order))}
-    examples, order = [examples[row] for row in used], [used[row] for row in order]
+    used = {row: place for place, row in enumerate(dict.fromkeys(row for batch in order for row in batch))}
+    examples, order = [examples[row] for row in used], [[used[row] for row in batch] for batch in order]
     _say_preflight(chat, recipe, examples, order)
     prepared = _prepare(chat, examples + held_out, from_layer, objective.top_k)
     collator = Collator(examples, prepared[: len(examples)])
@@ -85,8 +85,8 @@ def train(
     survive = watching.Survive()
     trainer = AnchoredTrainer(
         model=get_peft_model(chat.model, _lora_config(chat, recipe, from_layer)),
-        args=_arguments(recipe, checkpoints, batch, chat),
-        train_dataset=Dataset.from_dict({"row": order}),
+        args=_arguments(recipe, checkpoints, len(order) // objective.steps, chat),
+        train_dataset=Dataset.from_dict({"rows": order}),
         data_collator=collator,
         processing_class=chat.tokenizer,
         callbacks=[
@@ -102,7 +102,7 @@ def train(
     say(
         f"going on from step {start.name.rpartition('-')[2]}"
         if start
-        else f"training {len(order) // batch} steps"
+        else f"training {objective.steps} steps"
     )
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     if survive.interrupted:
@@ -112,10 +112,12 @@ def train(
     return out
 
 
-def _say_preflight(chat: ChatModel, recipe: Recipe, examples: list[Example], order: list[int]) -> None:
+def _say_preflight(chat: ChatModel, recipe: Recipe, examples: list[Example], order: list[list[int]]) -> None:
     config = chat.model.config
     parameters = sum(parameter.numel() for parameter in chat.model.parameters())
-    cost = preflight.estimate(examples, order, parameters, config.hidden_size, config.num_hidden_layers)
+    trained = config.num_hidden_layers - first_trained_layer(chat, recipe)
+    size = chat.model.dtype.itemsize
+    cost = preflight.estimate(examples, order, parameters, config.hidden_size, trained, size)
     say(f"rows: {preflight.counts_of(examples)}")
     say(
         f"{recipe.objective.steps} optimizer updates over {cost['tokens']:.0f} tokens; "
@@ -150,9 +152,11 @@ def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig
     return LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **values)
 
 
-def _arguments(recipe: Recipe, checkpoints: Path, batch: int, chat: ChatModel) -> SFTConfig:
+def _arguments(recipe: Recipe, checkpoints: Path, batches: int, chat: ChatModel) -> SFTConfig:
+    """`batches`: of each step; a row of the dataset is a whole batch."""
     values = {
-        "per_device_train_batch_size": batch,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": batches,
         "max_steps": recipe.objective.steps,
         "save_steps": recipe.watch.every,
         "save_total_limit": 2,

@@ -20,7 +20,7 @@ PREPARE_TOKENS = 2048  # padded tokens of one forward pass while preparing
 class Prepared:
     """`states`: [tokens, hidden] entering the first trained layer, or None when all layers are trained.
 
-    `top_ids`, `top_logprobs`: [answer tokens, k] of the base, anchors only; the rest of the mass is the tail.
+    `top_ids`, `top_logprobs`: [places, k] of the base, anchors only; the rest of the mass is the tail.
     """
 
     states: torch.Tensor | None = None
@@ -96,6 +96,6 @@ def _prepare_batch(
     with layers_lifted(core, range(from_layer)):
         last = core.model(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
     for row, example, result in zip(last, examples, results, strict=True):
-        logprobs = core.lm_head(row[example.answer_start - 1 : len(example.ids) - 1]).float().log_softmax(-1)
+        logprobs = core.lm_head(row[list(example.places)]).float().log_softmax(-1)
         top = logprobs.topk(top_k, dim=-1)
         result.top_ids, result.top_logprobs = top.indices.int().cpu(), top.values.cpu()

@@ -23,9 +23,10 @@ class Collator:
     def __init__(self, examples: list[Example], prepared: list[Prepared]) -> None:
         self.examples, self.prepared = examples, prepared
 
-    def __call__(self, rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
-        examples = [self.examples[row["row"]] for row in rows]
-        prepared = [self.prepared[row["row"]] for row in rows]
+    def __call__(self, batches: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        rows = [row for batch in batches for row in batch["rows"]]
+        examples = [self.examples[row] for row in rows]
+        prepared = [self.prepared[row] for row in rows]
         batch = {
             "input_ids": torch.tensor(padded([e.ids for e in examples], 0)),
             "attention_mask": torch.tensor(padded([[1] * len(e.ids) for e in examples], 0)),
@@ -45,8 +46,8 @@ class Collator:
 
 
 def _objective(example: Example) -> list[int]:
-    before = example.answer_start - 1
-    return [0] * before + [2 if example.anchor else 1] * (len(example.ids) - 1 - before) + [0]
+    counted = set(example.places)
+    return [(2 if example.anchor else 1) if place in counted else 0 for place in range(len(example.ids))]
 
 
 def objectives(
@@ -83,10 +84,12 @@ class AnchoredTrainer(SFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
         loss, kl = objectives(core_of(self.accelerator.unwrap_model(model)), inputs, self.from_layer)
-        self._metrics["train"]["cross_entropy"].append(loss.item())
-        self._metrics["train"]["kl"].append(kl.item())
+        for name, value, objective in (("cross_entropy", loss, 1), ("kl", kl, 2)):
+            if (inputs["objective"] == objective).any():
+                self._metrics["train"][name].append(value.item())
         self._metrics["train"]["tokens"].append(float(inputs["attention_mask"].sum()))
-        return loss + self.kl_weight * kl
+        # the batches of a step are summed, not averaged: each objective is a mean of its own
+        return (loss + self.kl_weight * kl) * self.args.gradient_accumulation_steps
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The model card is written from the run when the assistant is published, not here."""

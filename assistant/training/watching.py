@@ -62,8 +62,8 @@ class Watcher:
             return 0.0
         core, total, tokens = core_of(model), 0.0, 0
         for start in range(0, len(self.anchors.examples), BATCH):
-            rows = [{"row": i} for i in range(start, min(start + BATCH, len(self.anchors.examples)))]
-            batch = {key: value.to(core.device) for key, value in self.anchors(rows).items()}
+            rows = list(range(start, min(start + BATCH, len(self.anchors.examples))))
+            batch = {key: value.to(core.device) for key, value in self.anchors([{"rows": rows}]).items()}
             with torch.no_grad():
                 _, kl = objectives(core, batch, self.from_layer)
             count = int((batch["objective"] == 2).sum())
@@ -147,7 +147,7 @@ class Progress(TrainerCallback):
             return
         seconds = time.monotonic() - self.start
         left = seconds / steps * (state.max_steps - state.global_step)
-        self.tokens += logs["tokens"] * args.logging_steps
+        self.tokens += logs["tokens"] * args.logging_steps * args.gradient_accumulation_steps
         self.say(
             f"step {state.global_step}/{state.max_steps}  cross-entropy {logs['cross_entropy']:.3f}  "
             f"KL {logs['kl']:.4f}  {self.tokens / seconds:.0f} tokens/s  {left:.0f} s left"
