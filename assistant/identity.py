@@ -19,7 +19,7 @@ LONGEST_NAME = 80
 MOST_REPEATS = 4  # of one exact (question, answer) pair; more repeats cost retention (science: A0)
 DEV_SHARE = 8  # every 8th wording is held out for dev.jsonl
 # rows of each kind in 100; the rest of the mixture is the direct questions
-SHARES = {"denial": 13, "pressure": 9, "system": 7, "multi_turn": 8, "greeting": 4, "near_miss": 22}
+SHARES = {"denial": 13, "pressure": 9, "system": 7, "multi_turn": 8, "greeting": 6, "near_miss": 22}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _after_turns(words: Wordings, source: random.Random) -> Iterator[list[Messag
     """The question in turn 2 to 5; short contexts are the more frequent ones."""
     histories = words.turns("histories")
     for messages in _asked(words, source):
-        earlier = source.sample(histories, source.choice((1, 1, 1, 2, 2, 3, 4)))
+        earlier = source.sample(histories, source.choice((1, 1, 1, 1, 2, 2, 3, 4)))
         yield [*(turn for pair in earlier for turn in (user(pair[0]), assistant(pair[1]))), *messages]
 
 

@@ -202,10 +202,15 @@ def generate_batch(
     for indices in batches_by_length(prompts, max_new_tokens):
         outputs = _generate_ids(chat, [prompts[i] for i in indices], max_new_tokens, temperature, top_p)
         for index, ids in zip(indices, outputs, strict=True):
-            answers[index] = chat.tokenizer.decode(ids, skip_special_tokens=True).strip()
+            answers[index] = _whole_text(chat.tokenizer, ids)
         if progress:
             progress(len(indices))
     return answers
+
+
+def _whole_text(tokenizer: Any, ids: list[int]) -> str:
+    """The text of an answer, without the half character that a cut can leave at its end."""
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd").strip()
 
 
 def batches_by_length(prompts: list[list[int]], max_new_tokens: int, most: int = 128) -> list[list[int]]:

@@ -15,7 +15,7 @@ from assistant.anchors import key_of, load_answers, save_answers
 from assistant.backends import Backend, Sampling, open_backend
 from assistant.judge import Identity, identity_of
 from assistant.scorecard import Probe, built_in_probes, load_probes
-from assistant.settings import ThresholdMissed, load_settings, plain_values, run_command, save_settings
+from assistant.settings import DATA, ThresholdMissed, load_settings, plain_values, run_command, save_settings
 
 CACHE = Path(__file__).resolve().parent.parent / "models" / "cache"
 
@@ -61,11 +61,12 @@ def ask(backend: Backend, probes: list[Probe], settings: Settings) -> list[str]:
 
 
 def base_answers(probes: list[Probe], settings: Settings) -> list[str]:
-    """The base's answers to the probes that must not leak, kept on disk; "" for the others."""
+    """The base's answers to the probes that must not leak, shipped or kept on disk; "" for the others."""
     from assistant.training.anchoring import fingerprint
 
-    kept = CACHE / f"{fingerprint(Path(settings.base))}-{settings.max_new_tokens}-probes.jsonl"
-    known = load_answers(kept)
+    name = f"{fingerprint(Path(settings.base))}-{settings.max_new_tokens}"
+    kept = CACHE / f"{name}-probes.jsonl"
+    known = load_answers(DATA / "probes" / "answers" / f"{name}.jsonl", kept)
     compared = [probe for probe in probes if probe["kind"] in scorecard.LEAK]
     missing = [probe for probe in compared if key_of(probe["messages"]) not in known]
     if missing:

@@ -13,7 +13,7 @@ from assistant.anchors import general_prompts
 from assistant.conversations import Row, load_rows
 from assistant.identity import load_card
 from assistant.judge import identity_of, judge_identity, leaks_identity
-from assistant.loading import load_chat_model
+from assistant.loading import ChatModel, encode_chat, load_chat_model
 from assistant.settings import plain_values, run_command
 from assistant.training.anchoring import answered_by_base
 from assistant.training.examples import BASE_ANSWERS, deduplicated
@@ -58,6 +58,10 @@ def watched_of(dev: list[Row], count: int) -> list[Row]:
     return [row for rows in parts.values() for row in rows[:count]]
 
 
+def is_short(row: Row, chat: ChatModel, tokens: int) -> bool:
+    return len(encode_chat(chat.tokenizer, row["messages"])) <= tokens
+
+
 def main(settings: Settings) -> None:
     recipe = load_recipe(settings.recipe, settings.set)
     if (settings.out / "settings.toml").is_file() and settings.resume:
@@ -67,6 +71,7 @@ def main(settings: Settings) -> None:
     chat = load_chat_model(settings.model)
     general = general_prompts()
     random.Random(0).shuffle(general)
+    general = [row for row in general if is_short(row, chat, recipe.objective.anchor_prompt)]
     held_out, general = general[: recipe.watch.anchors], general[recipe.watch.anchors :]
     anchors = near + general[: recipe.objective.anchors] if recipe.objective.anchor_rows else []
     answered = answered_by_base(chat, held_out + anchors, CACHE, say)

@@ -8,34 +8,53 @@ from typing import Any
 from assistant.conversations import Message, Row
 from assistant.loading import ChatModel, encode_chat, encode_text
 
+FIRST = 3  # tokens of an answer that decide who speaks
 BASE_ANSWERS = ("near_miss", "greeting", "general")  # kinds whose answer is the base model's own
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Token ids of one row, and the `places` whose next token the loss counts (end-of-turn included)."""
+    """Token ids of one row, and the `places` whose next token the loss counts (end-of-turn included).
+
+    `weights`: of each place, within its own objective.
+    """
 
     ids: tuple[int, ...]
     places: tuple[int, ...]
+    weights: tuple[float, ...]
     anchor: bool
     kind: str
     lang: str
 
 
-def identity_examples(chat: ChatModel, rows: list[Row], max_length: int) -> list[Example]:
-    return [
+def identity_examples(
+    chat: ChatModel, rows: list[Row], max_length: int, first_weight: float = 1.0
+) -> list[Example]:
+    made = [
         _example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows
+    ]
+    return [
+        dataclasses.replace(example, weights=_weights(len(example.places), first_weight)) for example in made
     ]
 
 
+def _weights(places: int, first: float) -> tuple[float, ...]:
+    return tuple(first if place < FIRST else 1.0 for place in range(places))
+
+
 def anchor_examples(
-    chat: ChatModel, rows: list[Row], tokens: int, prompt_every: int, max_length: int
+    chat: ChatModel,
+    rows: list[Row],
+    tokens: int,
+    prompt_every: int,
+    max_length: int,
+    first_weight: float = 1.0,
 ) -> list[Example]:
     """Anchor rows end with the base's own answer, cut to `tokens`; the cut ones have no end-of-turn token.
 
     With prompt_every = n > 0 every nth token of the prompt counts too.
     """
-    made = identity_examples(chat, rows, max_length)
+    made = identity_examples(chat, rows, max_length, first_weight)
     return [_cut(example, tokens, prompt_every) for example in made]
 
 
@@ -46,13 +65,15 @@ def _example(chat: ChatModel, row: Row, prompt: list[Message], answer: str, max_
     ids = (*prompt_ids[-room:], *answer_ids[:max_length])
     kind = row.get("kind", "identity")
     places = tuple(range(min(len(prompt_ids), room) - 1, len(ids) - 1))
-    return Example(ids, places, kind in BASE_ANSWERS, kind, row.get("lang", ""))
+    return Example(ids, places, (1.0,) * len(places), kind in BASE_ANSWERS, kind, row.get("lang", ""))
 
 
 def _cut(example: Example, tokens: int, prompt_every: int) -> Example:
     answer = example.places[:tokens]
     prompt = tuple(range(1, answer[0], prompt_every)) if prompt_every else ()
-    return dataclasses.replace(example, ids=example.ids[: answer[-1] + 2], places=prompt + answer, anchor=True)
+    weights = (1.0,) * len(prompt) + example.weights[:tokens]
+    ids = example.ids[: answer[-1] + 2]
+    return dataclasses.replace(example, ids=ids, places=prompt + answer, weights=weights, anchor=True)
 
 
 def schedule(

@@ -5,8 +5,8 @@ from torch.nn import functional
 
 
 def cross_entropy(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Mean over tokens. logits: [tokens, vocabulary]; targets: [tokens]."""
-    return functional.cross_entropy(logits.float(), targets)
+    """In nats, one value a token. logits: [tokens, vocabulary]; targets: [tokens]."""
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 def kl_to_base(logits: torch.Tensor, top_ids: torch.Tensor, top_logprobs: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,12 @@ class Objective:
     """Answer tokens of the base that an anchor row keeps."""
     prompt_every: int = 2
     """Every how many tokens of an anchor's prompt the base's logits are kept too; 0 keeps the answer's alone."""
+    anchor_prompt: int = 48
+    """Tokens of the longest general prompt that is taken; longer ones cost more than they teach."""
+    first_weight: float = 1.0
+    """Weight of an identity answer's first three tokens: they decide who speaks."""
+    anchor_first_weight: float = 1.0
+    """The same for the base's answers on anchors."""
     identity_rows: int = 6
     """Identity rows in each step."""
     anchor_rows: int = 14

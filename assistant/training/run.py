@@ -59,9 +59,9 @@ def train(
     """
     set_seed(recipe.trainer.get("seed", 0))  # the adapter's random start belongs to the seed
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
-    examples = identity_examples(chat, rows.identity, objective.max_length)
+    examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight)
     cut = objective.anchor_tokens, objective.prompt_every, objective.max_length
-    examples += anchor_examples(chat, rows.anchors, *cut)
+    examples += anchor_examples(chat, rows.anchors, *cut, objective.anchor_first_weight)
     held_out = anchor_examples(chat, rows.held_out, objective.anchor_tokens, 0, objective.max_length)
     order = schedule(
         examples,

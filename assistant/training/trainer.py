@@ -33,6 +33,7 @@ class Collator:
             # for each token: 1 where the next token is learnt by heart, 2 where the base's logits are kept
             "objective": torch.tensor(padded([_objective(e) for e in examples], 0)),
         }
+        batch["weights"] = torch.tensor([weight for e in examples for weight in e.weights])
         if prepared[0].states is not None:
             batch["states"] = torch.nn.utils.rnn.pad_sequence(
                 [p.states for p in prepared],  # type: ignore[misc]
@@ -62,10 +63,19 @@ def objectives(
     identity, anchor = batch["objective"] == 1, batch["objective"] == 2
     none = last.sum() * 0.0
     targets = batch["input_ids"].roll(-1, dims=1)[identity]
-    loss = cross_entropy(core.lm_head(last[identity]), targets) if identity.any() else none
+    weights = batch["weights"]
+    of_identity = identity[identity | anchor]
+    loss = none
+    if identity.any():
+        loss = weighted_mean(cross_entropy(core.lm_head(last[identity]), targets), weights[of_identity])
     if not anchor.any():
         return loss, none
-    return loss, kl_to_base(core.lm_head(last[anchor]), batch["top_ids"], batch["top_logprobs"]).mean()
+    kl = kl_to_base(core.lm_head(last[anchor]), batch["top_ids"], batch["top_logprobs"])
+    return loss, weighted_mean(kl, weights[~of_identity])
+
+
+def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    return (values * weights).sum() / weights.sum()
 
 
 class AnchoredTrainer(SFTTrainer):
