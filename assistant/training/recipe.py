@@ -17,7 +17,7 @@ class Objective:
     anchor_tokens: int = 32
     """Answer tokens of the base that an anchor row keeps."""
     prompt_every: int = 2
-    """Every how many tokens of an anchor's prompt the base's logits are kept too; 0 keeps the answer's alone."""
+    """Each how many-th token of an anchor's prompt keeps the base's logits too; 0: its answer alone does."""
     anchor_prompt: int = 48
     """Tokens of the longest general prompt that is taken; longer ones cost more than they teach."""
     first_weight: float = 1.0
