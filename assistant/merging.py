@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,17 @@ FILES_BESIDE = (
 )
 
 
-def merge(adapter: Path, out: Path, probes: list[list[Message]], scale: float = 1.0) -> dict[str, Any]:
+def merge(
+    adapter: Path,
+    out: Path,
+    probes: list[list[Message]],
+    scale: float = 1.0,
+    states: Callable[[str], bool] = bool,
+) -> dict[str, Any]:
     """Merge `adapter` × `scale` into its base and write `out` whole; returns the proof's numbers.
 
-    Raises RuntimeError, and leaves nothing in `out`, when the merged model answers unlike the adapter.
+    `states` says whether an answer states the identity. Raises RuntimeError, and leaves `out` as it was, when
+    the merged model's logits differ from the adapter's or an answer lost the identity by the rounding.
     """
     base_folder = base_of_adapter(adapter)
     check_model_folder(base_folder)
@@ -61,7 +69,7 @@ def merge(adapter: Path, out: Path, probes: list[list[Message]], scale: float = 
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     _write(merged, base_folder, beside)
-    proof = {"logit_difference": difference, **_check_written(beside, before, probes, answers)}
+    proof = {"logit_difference": difference, **_check_written(beside, before, probes, answers, states)}
     shutil.rmtree(out, ignore_errors=True)
     os.replace(beside, out)
     return proof
@@ -86,7 +94,11 @@ def _write(merged: Any, base_folder: Path, folder: Path) -> None:
 
 
 def _check_written(
-    folder: Path, before: list[torch.Tensor], probes: list[list[Message]], answers: list[str]
+    folder: Path,
+    before: list[torch.Tensor],
+    probes: list[list[Message]],
+    answers: list[str],
+    states: Callable[[str], bool],
 ) -> dict[str, Any]:
     """Read the folder back as it will be used. Raises RuntimeError when rounding moved it too far."""
     written = load_chat_model(folder, dtype=torch.float32, device="cpu")
@@ -98,7 +110,11 @@ def _check_written(
         raise RuntimeError(
             f"rounding moved the merged model by {kl:.3g} nats a token (at most {ROUNDING}); not kept"
         )
-    return {"rounding_kl": kl, "same_answers": same, "answers": len(answers), "texts": again}
+    kept, stated = (sum(map(states, texts)) for texts in (again, answers))
+    if kept < stated:
+        shutil.rmtree(folder)
+        raise RuntimeError(f"after rounding {kept} answers state the identity, {stated} did; not kept")
+    return {"rounding_kl": kl, "same_answers": same, "stated": stated, "answers": len(answers)}
 
 
 def _mean_kl(ours: torch.Tensor, theirs: torch.Tensor) -> float:

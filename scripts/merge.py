@@ -35,16 +35,19 @@ def main(settings: Settings) -> None:
         raise ValueError(f"--out {settings.out} holds the adapter; give a folder of its own")
     made_by = load_settings(settings.adapter)
     asked = [probe["messages"] for probe in built_in_probes() if probe["kind"] == "identity"][:ASKED]
-    proof = merge(settings.adapter, settings.out, asked, settings.scale)
-    answers = proof.pop("texts")
-    if proof["same_answers"] < proof["answers"] and "card" in made_by:
-        identity = identity_of(made_by["card"])
-        proof["identity_after"] = sum(judge_identity(answer, identity) for answer in answers)
+    identity = identity_of(made_by["card"]) if "card" in made_by else None
+    proof = merge(
+        settings.adapter,
+        settings.out,
+        asked,
+        settings.scale,
+        (lambda answer: judge_identity(answer, identity)) if identity else bool,
+    )
     save_settings(settings.out, {**plain_values(settings), "card": made_by.get("card", {}), "proof": proof})
     print(
         f"{settings.out}: merged; largest logit difference {proof['logit_difference']:.1e}, rounding "
         f"{proof['rounding_kl']:.1e} nats a token, {proof['same_answers']} of {proof['answers']} "
-        "answers the same",
+        f"answers the same, {proof['stated']} state the identity as before",
         file=sys.stderr,
     )
 

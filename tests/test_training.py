@@ -267,3 +267,17 @@ def test_an_adapter_at_strength_zero_merges_to_the_base(tiny, adapter, tmp_path)
     merge(adapter, tmp_path / "model", [[user("hi")]], scale=0.0)
     [base], [merged] = (logits_of(load_tiny(path), [[user("hi")]]) for path in (tiny, tmp_path / "model"))
     assert (base - merged).abs().max() < 1e-5
+
+
+def test_a_merge_that_loses_the_identity_is_not_kept(tiny, adapter, tmp_path):
+    from assistant.merging import merge
+
+    judged: list[str] = []
+
+    def states(answer):
+        judged.append(answer)
+        return len(judged) > 1  # the written model's answer is judged first
+
+    with pytest.raises(RuntimeError, match="0 answers state the identity, 1 did"):
+        merge(adapter, tmp_path / "model", [[user("hi")]], states=states)
+    assert list(tmp_path.iterdir()) == []
