@@ -5,7 +5,6 @@ Run: python scripts/train.py --recipe identity_lora --model models/smollm2-135m-
 
 import random
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 
 import tyro
@@ -63,14 +62,6 @@ def is_short(row: Row, chat: ChatModel, tokens: int) -> bool:
     return len(encode_chat(chat.tokenizer, row["messages"])) <= tokens
 
 
-def in_turn(rows: list[Row]) -> list[Row]:
-    """Shuffled, one of each language after the other while each has some."""
-    random.Random(0).shuffle(rows)
-    languages = sorted({row["lang"] for row in rows})
-    by_language = ([row for row in rows if row["lang"] == language] for language in languages)
-    return [row for some in zip_longest(*by_language) for row in some if row]
-
-
 def main(settings: Settings) -> None:
     recipe = load_recipe(settings.recipe, settings.set)
     if (settings.out / "settings.toml").is_file() and settings.resume:
@@ -78,8 +69,9 @@ def main(settings: Settings) -> None:
     identity = identity_of(plain_values(load_card(settings.data / "card.toml")))
     own, near, dev = rows_of(settings, recipe)
     chat = load_chat_model(settings.model)
-    general = [row for row in general_prompts() if is_short(row, chat, recipe.objective.anchor_prompt)]
-    general = in_turn(general)
+    general = general_prompts()
+    random.Random(0).shuffle(general)
+    general = [row for row in general if is_short(row, chat, recipe.objective.anchor_prompt)]
     held_out, general = general[: recipe.watch.anchors], general[recipe.watch.anchors :]
     anchors = near + general[: recipe.objective.anchors] if recipe.objective.anchor_rows else []
     answered = answered_by_base(chat, held_out + anchors, CACHE, say)
