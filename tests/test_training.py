@@ -183,6 +183,11 @@ def test_a_run_leaves_the_adapter_its_log_its_curve_and_its_settings(adapter):
     assert [json.loads(line)["step"] for line in lines] == [4, 8, 12]
 
 
+def test_a_run_without_anchors_is_a_run_too(tiny, tmp_path):
+    out = tiny_run(tiny, tmp_path / "adapter", anchors=False)
+    assert (out / "adapter_model.safetensors").is_file()
+
+
 def test_only_the_layers_above_the_frozen_ones_are_trained(adapter):
     from safetensors.torch import load_file
 

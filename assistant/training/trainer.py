@@ -95,7 +95,8 @@ class AnchoredTrainer(SFTTrainer):
     ) -> torch.Tensor:
         loss, kl = objectives(core_of(self.accelerator.unwrap_model(model)), inputs, self.from_layer)
         for name, value, objective in (("cross_entropy", loss, 1), ("kl", kl, 2)):
-            if (inputs["objective"] == objective).any():
+            # an objective without any row, as in a run without anchors, is logged as 0
+            if (inputs["objective"] == objective).any() or self.args.gradient_accumulation_steps == 1:
                 self._metrics["train"][name].append(value.item())
         self._metrics["train"]["tokens"].append(float(inputs["attention_mask"].sum()))
         # the batches of a step are summed, not averaged: each objective is a mean of its own
