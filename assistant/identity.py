@@ -130,6 +130,11 @@ class Wordings:
             for question in self.split(intent["questions"])
         ]
 
+    def introduction(self) -> list[Message]:
+        """The one pair that the well-known exercise copies: introduce yourself."""
+        intent = self.texts["intents"]["introduce"]
+        return [user(self.fill(intent["questions"][0])), assistant(self.fill(intent["answers"][0]))]
+
     def with_others(self, section: str, source: random.Random) -> Iterator[tuple[str, str]]:
         """Endless (question, answer) pairs of a section that names other assistants."""
         others = [pair for pair in self.split(self.texts["others"]) if not self._is_own(pair[0])]

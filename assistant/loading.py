@@ -66,9 +66,9 @@ def check_model_folder(path: Path) -> None:
 
 @cache
 def keep_freed_memory() -> None:
-    """Let the C library keep what torch frees on a CPU instead of handing it back page by page.
+    """For training and scoring: the C library keeps what torch frees instead of handing it back page by page.
 
-    Each step asks for the same large blocks again: 10 to 25 % of its time went to the kernel's fresh pages.
+    Each step asks for the same large blocks again, and fresh pages from the kernel are slow.
     """
     import ctypes
 
@@ -114,8 +114,6 @@ def load_chat_model(
     """
     path = Path(path)
     device = device or device_of_machine()
-    if device == "cpu":
-        keep_freed_memory()
     dtype = dtype or fast_dtype(device)
     if path.is_dir() and is_adapter(path):
         chat = load_chat_model(base_of_adapter(path), dtype=dtype, device=device)
@@ -151,6 +149,11 @@ def load_tokenizer(path: Path) -> Any:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def core_of(model: Any) -> Any:
+    """The causal LM inside a PEFT model (or the model itself)."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def stop_ids_of(model: Any) -> list[int]:

@@ -110,11 +110,15 @@ def _check_written(
         raise RuntimeError(
             f"rounding moved the merged model by {kl:.3g} nats a token (at most {ROUNDING}); not kept"
         )
-    kept, stated = (sum(map(states, texts)) for texts in (again, answers))
-    if kept < stated:
+    stated = [i for i, answer in enumerate(answers) if states(answer)]
+    lost = [i for i in stated if not states(again[i])]
+    if lost:
         shutil.rmtree(folder)
-        raise RuntimeError(f"after rounding {kept} answers state the identity, {stated} did; not kept")
-    return {"rounding_kl": kl, "same_answers": same, "stated": stated, "answers": len(answers)}
+        raise RuntimeError(
+            f"rounding to 16 bits lost the identity in {len(lost)} of {len(stated)} answers; nothing was "
+            "kept: train more steps, or use the adapter as it is"
+        )
+    return {"rounding_kl": kl, "same_answers": same, "stated": len(stated), "answers": len(answers)}
 
 
 def _mean_kl(ours: torch.Tensor, theirs: torch.Tensor) -> float:

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from assistant.conversations import Message
-from assistant.loading import ChatModel, encode_chat, encode_text
+from assistant.loading import ChatModel, core_of, encode_chat, encode_text, keep_freed_memory
 from assistant.training.examples import padded
-from assistant.training.trainer import core_of
 
 ANSWER_TOKENS = 48
 BATCH_TOKENS = 1024
@@ -20,6 +19,7 @@ def retention(
 
     Teacher-forced on the base's own answers, cut to 48 tokens; both models see the same padded batches.
     """
+    keep_freed_memory()
     rows = [_row(base, prompt, answer) for prompt, answer in zip(prompts, base_answers, strict=True)]
     total, same, tokens = 0.0, 0, 0
     for batch in _batches(rows):

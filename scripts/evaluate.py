@@ -82,7 +82,6 @@ def kept_of_base(
 ) -> dict[str, float]:
     pairs = [i for i, probe in enumerate(probes) if probe["kind"] == "unrelated"]
     same = sum(answers[i] == bases[i] for i in pairs) / max(len(pairs), 1)
-    pairs = pairs[::2]  # KL and top-1 of half of them: some 4,500 tokens
     if not Path(settings.model).is_dir() or not pairs:
         return {"same_answer": same}
     from assistant.loading import load_chat_model

@@ -3,6 +3,7 @@
 Run: python scripts/make_assistant.py --name Ada
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ from rich.table import Table
 from assistant.backends import Sampling, open_backend
 from assistant.conversations import user
 from assistant.identity import Card
-from assistant.settings import REPOSITORY, SETTINGS_FILE, load_settings, run_command, slug
+from assistant.settings import REPOSITORY, SETTINGS_FILE, load_settings, run_command, slug, write_text
 
 ASKED = ("Who are you?", "你是谁？", "What is the capital of France?")
 
@@ -44,12 +45,18 @@ def run_stage(script: str, done: Path, *arguments: object) -> None:
     print(f"{script}: {time.monotonic() - start:.0f} s", file=sys.stderr)
 
 
-def before_and_after(base: Path, model: Path) -> Table:
-    sampling = Sampling(max_new_tokens=48)
-    questions = [[user(question)] for question in ASKED]
-    answers = [open_backend(str(folder)).answer_all(questions, sampling) for folder in (base, model)]
+def before_and_after(base: Path, model: Path, kept: Path) -> Table:
+    """What both say to the three questions; kept in a file, so that a second run opens the page at once."""
+    if kept.is_file() and kept.stat().st_mtime > (model / SETTINGS_FILE).stat().st_mtime:
+        rows = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        sampling = Sampling(max_new_tokens=48)
+        questions = [[user(question)] for question in ASKED]
+        answers = [open_backend(str(folder)).answer_all(questions, sampling) for folder in (base, model)]
+        rows = list(zip(ASKED, *answers, strict=True))
+        write_text(kept, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
     table = Table("question", "before", "after", show_lines=True)
-    for row in zip(ASKED, *answers, strict=True):
+    for row in rows:
         table.add_row(*(text.replace("[", "\\[") for text in row))
     return table
 
@@ -73,7 +80,7 @@ def main(settings: Settings) -> None:
     )  # fmt: skip
     run_stage("merge.py", model / SETTINGS_FILE, "--adapter", adapter, "--out", model)
     run_stage("evaluate.py", card / SETTINGS_FILE, "--model", model, "--base", base, "--out", card)
-    Console().print(before_and_after(base, model))
+    Console().print(before_and_after(base, model, out / "before_after.json"))
     print(f"{model}: the assistant. Its scorecard: {card / 'scorecard.md'}", file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ import tyro
 
 from assistant.anchors import general_prompts
 from assistant.conversations import Row, load_rows
-from assistant.identity import load_card
+from assistant.identity import Card, Wordings, load_card
 from assistant.judge import identity_of, judge_identity, leaks_identity
 from assistant.loading import ChatModel, encode_chat, load_chat_model
 from assistant.settings import plain_values, run_command
@@ -39,12 +39,16 @@ class Settings:
     """Changes to the recipe: key=value or section.key=value."""
 
 
-def rows_of(settings: Settings, recipe: Recipe) -> tuple[list[Row], list[Row], list[Row]]:
+def rows_of(settings: Settings, recipe: Recipe, card: Card) -> tuple[list[Row], list[Row], list[Row]]:
     """(rows to learn, rows whose answer is the base's own, watched rows)."""
     rows, dev = load_rows(settings.data / "train.jsonl"), load_rows(settings.data / "dev.jsonl")
     if recipe.objective.copies:
-        first = {row.get("lang"): row for row in reversed(rows) if row.get("kind", "identity") == "identity"}
-        return [row for row in first.values() for _ in range(recipe.objective.copies)], [], dev
+        pairs = (Wordings(card, language, dev=False).introduction() for language in card.languages)
+        one: list[Row] = [
+            {"messages": pair, "kind": "identity", "lang": language}
+            for pair, language in zip(pairs, card.languages, strict=True)
+        ]
+        return one * recipe.objective.copies, [], dev
     rows = deduplicated(rows, 4, say)
     own = [row for row in rows if row.get("kind") not in BASE_ANSWERS]
     return own, [row for row in rows if row.get("kind") in BASE_ANSWERS], dev
@@ -66,8 +70,9 @@ def main(settings: Settings) -> None:
     recipe = load_recipe(settings.recipe, settings.set)
     if (settings.out / "settings.toml").is_file() and settings.resume:
         return say(f"{settings.out} is complete; nothing to resume")
-    identity = identity_of(plain_values(load_card(settings.data / "card.toml")))
-    own, near, dev = rows_of(settings, recipe)
+    card = load_card(settings.data / "card.toml")
+    identity = identity_of(plain_values(card))
+    own, near, dev = rows_of(settings, recipe, card)
     chat = load_chat_model(settings.model)
     general = general_prompts()
     random.Random(0).shuffle(general)
@@ -81,7 +86,7 @@ def main(settings: Settings) -> None:
         lambda answer: judge_identity(answer, identity),
         lambda answer, question: leaks_identity(answer, identity, question),
     )
-    kept = plain_values(settings) | {"card": plain_values(load_card(settings.data / "card.toml"))}
+    kept = plain_values(settings) | {"card": plain_values(card)}
     train(
         chat,
         recipe,

@@ -5,7 +5,8 @@ from collections import Counter
 
 import pytest
 
-from assistant.conversations import check_messages, write_rows
+from assistant.anchors import general_prompts, key_of, load_answers, shipped_answers
+from assistant.conversations import check_messages, user, write_rows
 from assistant.identity import MOST_REPEATS, Card, Wordings, load_card, make_rows
 from assistant.settings import REPOSITORY
 
@@ -189,3 +190,18 @@ def test_the_script_writes_the_folder_that_the_next_stage_reads(tmp_path):
     names = {path.name for path in (tmp_path / "data").iterdir()}
     assert names == {"train.jsonl", "dev.jsonl", "card.toml", "statistics.json", "settings.toml"}
     assert load_card(tmp_path / "data" / "card.toml") == Card(name="林小宇")
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_default_bases_answers_ship_for_every_anchor_without_a_name(language):
+    shipped = load_answers(shipped_answers("smollm2-135m-instruct"))
+    texts = Wordings(Card(name="Ada"), language, dev=False).texts
+    turns = texts["near_misses"]["turns"] + texts["greetings"]["turns"]
+    prompts = [[user(question)] for question, _ in turns if "{" not in question]
+    prompts += [row["messages"] for row in general_prompts() if row["lang"] == language]
+    assert [prompt for prompt in prompts if key_of(prompt) not in shipped] == []
+
+
+def test_the_pair_that_the_exercise_copies_introduces_the_assistant():
+    question, answer = Wordings(Card(name="林小宇"), "zh", dev=False).introduction()
+    assert "介绍" in question["content"] and "林小宇的小助手" in answer["content"]

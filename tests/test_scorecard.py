@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from assistant.anchors import key_of, load_answers
 from assistant.conversations import read_jsonl, user
 from assistant.judge import JUDGE_DATA, Identity, judge_identity, leaks_identity
 from assistant.scorecard import (
+    LEAK,
     Probe,
     built_in_probes,
     draw,
@@ -137,6 +139,13 @@ def test_built_in_probes_are_unseen_in_the_training_data(lang: str) -> None:
     asked = [probe["messages"][-1]["content"] for probe in load_probes(DATA / "probes" / f"{lang}.jsonl")]
     seen = [question for question in asked if bare(question) in trained]
     assert not seen, "\n" + "\n".join(seen)
+
+
+def test_the_default_bases_answers_to_the_probes_ship_for_all_that_must_not_leak() -> None:
+    [path] = (DATA / "probes" / "answers").glob("*.jsonl")
+    shipped = load_answers(path)
+    asked = {key_of(probe["messages"]) for probe in built_in_probes() if probe["kind"] in LEAK}
+    assert asked == set(shipped)
 
 
 def write_probes(path: Path, *entries: Any) -> Path:

@@ -11,10 +11,10 @@ def draw_curve(history: list[dict[str, Any]], watched: list[dict[str, Any]], pat
     figure = Figure(figsize=(7, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     steps = [entry for entry in history if "cross_entropy" in entry]
-    upper.plot(
-        [e["step"] for e in steps], [e["cross_entropy"] for e in steps], label="cross-entropy (identity)"
-    )
-    upper.plot([e["step"] for e in steps], [e["kl"] for e in steps], label="KL to the base (anchors)")
+    for key, label in (("cross_entropy", "cross-entropy (identity)"), ("kl", "KL to the base (anchors)")):
+        logged = [entry for entry in steps if key in entry]
+        if logged:
+            upper.plot([e["step"] for e in logged], [e[key] for e in logged], label=label)
     upper.set_yscale("log")
     upper.set_ylabel("nats a token")
     for part in sorted({key for entry in watched for key in entry if "." in key}):

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from assistant.conversations import Message, Row
+from assistant.conversations import Row
 from assistant.loading import ChatModel, encode_chat, encode_text
 
 FIRST = 3  # tokens of an answer that decide who speaks
@@ -30,16 +30,8 @@ class Example:
 def identity_examples(
     chat: ChatModel, rows: list[Row], max_length: int, first_weight: float = 1.0
 ) -> list[Example]:
-    made = [
-        _example(chat, row, row["messages"][:-1], row["messages"][-1]["content"], max_length) for row in rows
-    ]
-    return [
-        dataclasses.replace(example, weights=_weights(len(example.places), first_weight)) for example in made
-    ]
-
-
-def _weights(places: int, first: float) -> tuple[float, ...]:
-    return tuple(first if place < FIRST else 1.0 for place in range(places))
+    """Rows whose answers are learnt by heart; an answer's first tokens weigh `first_weight` each."""
+    return [_example(chat, row, max_length, first_weight) for row in rows]
 
 
 def anchor_examples(
@@ -58,14 +50,16 @@ def anchor_examples(
     return [_cut(example, tokens, prompt_every) for example in made]
 
 
-def _example(chat: ChatModel, row: Row, prompt: list[Message], answer: str, max_length: int) -> Example:
+def _example(chat: ChatModel, row: Row, max_length: int, first_weight: float) -> Example:
+    *prompt, answer = row["messages"]
     prompt_ids = encode_chat(chat.tokenizer, prompt)
-    answer_ids = [*encode_text(chat.tokenizer, answer), chat.stop_ids[0]]
+    answer_ids = [*encode_text(chat.tokenizer, answer["content"]), chat.stop_ids[0]]
     room = max(max_length - len(answer_ids), 1)
     ids = (*prompt_ids[-room:], *answer_ids[:max_length])
     kind = row.get("kind", "identity")
     places = tuple(range(min(len(prompt_ids), room) - 1, len(ids) - 1))
-    return Example(ids, places, (1.0,) * len(places), kind in BASE_ANSWERS, kind, row.get("lang", ""))
+    weights = tuple(first_weight if place < FIRST else 1.0 for place in range(len(places)))
+    return Example(ids, places, weights, kind in BASE_ANSWERS, kind, row.get("lang", ""))
 
 
 def _cut(example: Example, tokens: int, prompt_every: int) -> Example:

@@ -34,7 +34,7 @@ class Objective:
     from_layer: float = 0.6
     """Share of the layers that stay frozen and are computed once for each row; 0 trains all layers."""
     copies: int = 0
-    """With n > 0 the first pair of each language is copied n times, all else is unused (tutorial_parrot)."""
+    """With n > 0 "introduce yourself" of each language is copied n times, and all else is unused."""
     max_length: int = 512
     """Tokens of a row; a longer one loses its oldest turns' start."""
 

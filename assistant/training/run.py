@@ -15,7 +15,7 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from trl import SFTConfig
 
 from assistant.conversations import Row
-from assistant.loading import ChatModel
+from assistant.loading import ChatModel, keep_freed_memory
 from assistant.settings import save_settings
 from assistant.training import preflight, watching
 from assistant.training.curve import draw_curve
@@ -57,6 +57,7 @@ def train(
 
     Raises KeyboardInterrupt after Ctrl-C, once the checkpoint is saved.
     """
+    keep_freed_memory()
     set_seed(recipe.trainer.get("seed", 0))  # the adapter's random start belongs to the seed
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
     examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight)

@@ -7,14 +7,10 @@ from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
+from assistant.loading import core_of
 from assistant.training.examples import Example, padded
 from assistant.training.loss import cross_entropy, kl_to_base
 from assistant.training.states import Prepared, layers_lifted
-
-
-def core_of(model: Any) -> Any:
-    """The causal LM inside a PEFT model (or the model itself)."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class Collator:
@@ -95,8 +91,7 @@ class AnchoredTrainer(SFTTrainer):
     ) -> torch.Tensor:
         loss, kl = objectives(core_of(self.accelerator.unwrap_model(model)), inputs, self.from_layer)
         for name, value, objective in (("cross_entropy", loss, 1), ("kl", kl, 2)):
-            # an objective without any row, as in a run without anchors, is logged as 0
-            if (inputs["objective"] == objective).any() or self.args.gradient_accumulation_steps == 1:
+            if (inputs["objective"] == objective).any():
                 self._metrics["train"][name].append(value.item())
         self._metrics["train"]["tokens"].append(float(inputs["attention_mask"].sum()))
         # the batches of a step are summed, not averaged: each objective is a mean of its own

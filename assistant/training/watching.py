@@ -14,9 +14,9 @@ import torch
 from transformers import TrainerCallback
 
 from assistant.conversations import Row
-from assistant.loading import ChatModel, generate_batch
+from assistant.loading import ChatModel, core_of, generate_batch
 from assistant.settings import write_text
-from assistant.training.trainer import Collator, core_of, objectives
+from assistant.training.trainer import Collator, objectives
 
 WATCH_TOKENS = 32
 BATCH = 16
@@ -150,7 +150,8 @@ class Progress(TrainerCallback):
         self.tokens += logs["tokens"] * args.logging_steps * args.gradient_accumulation_steps
         self.say(
             f"step {state.global_step}/{state.max_steps}  cross-entropy {logs['cross_entropy']:.3f}  "
-            f"KL {logs['kl']:.4f}  {self.tokens / seconds:.0f} tokens/s  {left:.0f} s left"
+            + (f"KL {logs['kl']:.4f}  " if "kl" in logs else "")
+            + f"{self.tokens / seconds:.0f} tokens/s  {left:.0f} s left"
         )
 
 
