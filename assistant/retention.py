@@ -1,12 +1,15 @@
 """What a tuned model kept of its base: KL, top-1 agreement and equal answers on the base's own answers."""
 
 from collections.abc import Iterator
+from itertools import takewhile
+from typing import Any
 
 import torch
 
 from assistant.conversations import Message
 from assistant.loading import ChatModel, core_of, encode_chat, encode_text, keep_freed_memory
 from assistant.training.examples import padded
+from assistant.training.states import lower_states, upper_states
 
 ANSWER_TOKENS = 48
 BATCH_TOKENS = 1024
@@ -21,9 +24,11 @@ def retention(
     """
     keep_freed_memory()
     rows = [_row(base, prompt, answer) for prompt, answer in zip(prompts, base_answers, strict=True)]
+    cores = core_of(base.model), core_of(chat.model)
+    shared = shared_layers(*cores)
     total, same, tokens = 0.0, 0, 0
     for batch in _batches(rows):
-        before, after = _logprobs(base, batch), _logprobs(chat, batch)
+        before, after = _logprobs(cores, batch, shared)
         total += float((before.exp() * (before - after)).sum())
         same += int((before.argmax(-1) == after.argmax(-1)).sum())
         tokens += len(before)
@@ -47,12 +52,29 @@ def _batches(rows: list[tuple[list[int], int]]) -> Iterator[list[tuple[list[int]
         yield batch
 
 
-def _logprobs(chat: ChatModel, batch: list[tuple[list[int], int]]) -> torch.Tensor:
-    """[answer tokens of the batch, vocabulary], float32."""
-    ids = torch.tensor(padded([row for row, _ in batch], 0), device=chat.model.device)
-    mask = torch.tensor(padded([[1] * len(row) for row, _ in batch], 0), device=chat.model.device)
-    core = core_of(chat.model)
+def shared_layers(base: Any, tuned: Any) -> int:
+    """How many of the lowest layers, embeddings included, are the same numbers in both: computed once."""
+    same = _equal(base.get_input_embeddings(), tuned.get_input_embeddings())
+    pairs = zip(base.model.layers, tuned.model.layers, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: _equal(*pair), pairs)) if same else 0
+
+
+def _equal(one: Any, other: Any) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def _logprobs(cores: tuple[Any, Any], batch: list[tuple[list[int], int]], shared: int) -> list[torch.Tensor]:
+    """Of the base and the tuned model, [answer tokens of the batch, vocabulary], float32."""
+    device = cores[0].device
+    ids = torch.tensor(padded([row for row, _ in batch], 0), device=device)
+    mask = torch.tensor(padded([[1] * len(row) for row, _ in batch], 0), device=device)
+    found = []
     with torch.inference_mode():
-        last = core.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        kept = torch.cat([last[i, start - 1 : len(row) - 1] for i, (row, start) in enumerate(batch)])
-        return core.lm_head(kept).float().log_softmax(-1)
+        hidden = lower_states(cores[0], ids, mask, shared)
+        for core in cores:
+            entering = hidden if shared else lower_states(core, ids, mask, 0)
+            last = upper_states(core, entering, mask, shared)
+            kept = torch.cat([last[i, start - 1 : len(row) - 1] for i, (row, start) in enumerate(batch)])
+            found.append(core.lm_head(kept).float().log_softmax(-1))
+    return found

@@ -89,6 +89,7 @@ def test_there_are_recipes():
         ("objective.steps=many", r"steps must be a number like \d+, not 'many'"),
         ("objective.steps=-1", r"steps is -1; it must not be negative"),
         ("objective.steps", r"write key=value"),
+        ("languages.en=0", r"\[languages\]: en must be a number above 0, not 0"),
     ],
 )
 def test_a_wrong_change_to_a_recipe_is_one_clear_sentence(change, sentence):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -18,10 +19,10 @@ from assistant.training.examples import (
     identity_examples,
     schedule,
 )
-from assistant.training.loss import kl_to_base
-from assistant.training.states import prepare
+from assistant.training.loss import head_over, kl_to_base
+from assistant.training.states import likely_tokens, prepare
 from assistant.training.trainer import Collator, objectives
-from assistant.training.watching import Watcher, last_whole_checkpoint, score_of
+from assistant.training.watching import Watcher, is_worse, last_whole_checkpoint, noise_of, score_of
 
 
 @pytest.fixture(scope="module")
@@ -34,30 +35,39 @@ def chat(tiny):
     return load_tiny(tiny)
 
 
-def top_of(logits, k):
-    top = logits.log_softmax(-1).topk(k, dim=-1)
-    return top.indices.int(), top.values
-
-
 def test_kl_is_zero_for_equal_logits():
     logits = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
-    assert kl_to_base(logits, *top_of(logits, 8)).abs().max() < 1e-5
+    assert kl_to_base(logits, logits).abs().max() < 1e-5
 
 
-def test_kl_is_positive_for_other_logits_and_never_above_the_full_kl():
-    source = torch.Generator().manual_seed(0)
-    base, ours = torch.randn(5, 40, generator=source), torch.randn(5, 40, generator=source)
-    full = (base.softmax(-1) * (base.log_softmax(-1) - ours.log_softmax(-1))).sum(-1)
-    kl = kl_to_base(ours, *top_of(base, 8))
-    assert (kl > 1e-3).all()
-    assert (kl <= full + 1e-5).all()
-
-
-def test_kl_over_the_whole_vocabulary_is_the_full_kl():
+def test_kl_is_the_full_kl_from_the_base_to_the_model():
     source = torch.Generator().manual_seed(1)
     base, ours = torch.randn(5, 40, generator=source), torch.randn(5, 40, generator=source)
-    full = (base.softmax(-1) * (base.log_softmax(-1) - ours.log_softmax(-1))).sum(-1)
-    assert torch.allclose(kl_to_base(ours, *top_of(base, 40)), full, atol=1e-4)
+    one, other = (torch.distributions.Categorical(logits=logits) for logits in (base, ours))
+    assert torch.allclose(kl_to_base(ours, base), torch.distributions.kl_divergence(one, other), atol=1e-4)
+
+
+def test_losses_over_some_tokens_are_those_of_the_distribution_given_these_tokens(chat):
+    tokens = torch.tensor([3, 5, 8, 90])
+    hidden = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
+    head = head_over(chat.model, tokens)
+    whole = chat.model.lm_head(hidden).softmax(-1)[:, tokens]
+    assert torch.allclose(head(hidden).softmax(-1), whole / whole.sum(-1, keepdim=True), atol=1e-5)
+    assert head.row_of(torch.tensor([90, 3])).tolist() == [3, 0]
+
+
+def test_the_likely_tokens_are_those_of_the_rows_and_then_the_bases_most_likely(chat):
+    examples = examples_of(chat)
+    prepared = prepare(chat.model, examples, 2, lambda tokens: None)
+    own = sorted({token for example in examples for token in example.ids})
+    assert likely_tokens(chat.model, examples, prepared, 0).tolist() == own
+    more = likely_tokens(chat.model, examples, prepared, len(own) + 5).tolist()
+    with torch.no_grad():
+        states = torch.cat([result.base for result in prepared if result.base is not None])
+        mean = chat.model.lm_head(states).softmax(-1).mean(0)
+    added, left_out = set(more) - set(own), set(range(len(mean))) - set(more)
+    assert len(added) == 5
+    assert min(mean[token] for token in added) >= max(mean[token] for token in left_out)
 
 
 def examples_of(chat):
@@ -70,12 +80,12 @@ def losses(chat, from_layer, prepared):
     examples = examples_of(chat)
     batch = Collator(examples, prepared)([{"rows": list(range(len(examples)))}])
     with torch.no_grad():
-        return objectives(chat.model, batch, from_layer)
+        return objectives(chat.model, batch, from_layer, head_over(chat.model))
 
 
 def test_the_loss_from_cached_states_is_the_loss_of_the_whole_model(chat):
     examples = examples_of(chat)
-    cached, uncached = (prepare(chat.model, examples, layer, 16, lambda tokens: None) for layer in (2, 0))
+    cached, uncached = (prepare(chat.model, examples, layer, lambda tokens: None) for layer in (2, 0))
     assert cached[0].states is not None and uncached[0].states is None
     with torch.no_grad():
         chat.model.model.layers[3].mlp.down_proj.weight += 0.1
@@ -86,7 +96,7 @@ def test_the_loss_from_cached_states_is_the_loss_of_the_whole_model(chat):
 
 
 def test_an_untrained_model_has_no_kl_to_its_base(chat):
-    prepared = prepare(chat.model, examples_of(chat), 2, 16, lambda tokens: None)
+    prepared = prepare(chat.model, examples_of(chat), 2, lambda tokens: None)
     assert abs(losses(chat, 2, prepared)[1]) < 1e-5
 
 
@@ -130,11 +140,19 @@ def test_an_answers_first_three_tokens_weigh_more_and_a_prompts_do_not(chat):
     assert anchor.weights == (1.0,) * (len(anchor.places) - 4) + (6.0,) * 3 + (1.0,)
 
 
+def test_the_bases_tokens_that_begin_a_clause_weigh_more_too(chat):
+    row = {**rows_of("general", 1)[0], "messages": [user("a?"), assistant("Oh, it is. Or 不，是我")]}
+    [example] = anchor_examples(chat, [row], 99, 2, 200, 8.0, 4.0)
+    heavy = [place for place, weight in zip(example.places, example.weights, strict=True) if weight == 4.0]
+    before = [chat.tokenizer.decode(example.ids[place - 2 : place + 1]) for place in heavy]
+    assert [text[-1] for text in before] == [",", ".", "，"]
+
+
 def test_the_loss_is_the_mean_of_the_tokens_by_their_weights(chat):
     examples = identity_examples(chat, rows_of("identity", 1), 200, 8.0)
-    batch = Collator(examples, prepare(chat.model, examples, 0, 16, lambda tokens: None))([{"rows": [0]}])
+    batch = Collator(examples, prepare(chat.model, examples, 0, lambda tokens: None))([{"rows": [0]}])
     with torch.no_grad():
-        loss, _ = objectives(chat.model, batch, 0)
+        loss, _ = objectives(chat.model, batch, 0, head_over(chat.model))
         logprobs = chat.model(torch.tensor([examples[0].ids])).logits[0].log_softmax(-1)
     values = torch.tensor([-logprobs[place, examples[0].ids[place + 1]] for place in examples[0].places])
     weights = torch.tensor(examples[0].weights)
@@ -175,7 +193,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):
 
 def test_a_watched_base_has_no_kl_and_its_answers_are_judged_by_kind(chat):
     held_out = anchor_examples(chat, rows_of("general", 3), 8, 0, 200)
-    kept = Collator(held_out, prepare(chat.model, held_out, 2, 16, lambda tokens: None))
+    kept = Collator(held_out, prepare(chat.model, held_out, 2, lambda tokens: None))
     rows = rows_of("identity", 2) + rows_of("near_miss", 2)
     judges = (lambda answer: True, lambda answer, question: question == "near_miss 0?")
     watcher = Watcher(chat, rows, kept, 2, *judges)
@@ -189,6 +207,54 @@ def test_a_watched_base_has_no_kl_and_its_answers_are_judged_by_kind(chat):
 
 def test_a_leak_and_a_move_away_from_the_base_cost_score():
     assert score_of({"recall.en": 1.0, "recall.zh": 0.5, "leak.en": 0.25, "kl": 0.01}) == pytest.approx(0.4)
+
+
+def test_within_the_noise_of_the_watched_questions_the_later_checkpoint_is_kept(chat):
+    hits = {"recall.en": [True] * 4, "leak.en": [False] * 3 + [True]}
+    noise = noise_of(hits)
+    assert 0.2 < noise < 0.4
+    assert noise_of({part: values * 16 for part, values in hits.items()}) < noise / 2
+    kept = {"score": 0.7, "noise": noise}
+    assert not is_worse({"score": 0.2, "noise": noise}, kept)
+    assert is_worse({"score": 0.2, "noise": 0.02}, {"score": 0.7, "noise": 0.02})
+
+
+def test_the_adapter_that_is_kept_is_the_last_one_marked_so(tiny, tmp_path, monkeypatch):
+    from assistant.training import watching
+
+    scores = iter([0.5, 0.9, -5.0])
+    monkeypatch.setattr(watching, "score_of", lambda measured: next(scores))
+    folder = tiny_run(tiny, tmp_path / "adapter")
+    log = [json.loads(line) for line in (folder / "watch.jsonl").read_text().splitlines()]
+    assert [(entry["step"], entry["kept"]) for entry in log] == [(4, True), (8, True), (12, False)]
+    assert load_settings(folder)["kept_step"] == 8
+
+
+def test_a_language_of_more_weight_comes_earlier_and_every_row_once(chat):
+    [example] = identity_examples(chat, rows_of("identity", 1), 200)
+    examples = [dataclasses.replace(example, lang="en" if row % 2 else "zh") for row in range(100)]
+    short = [examples[row].lang for batch in schedule(examples, 5, 0, 10, 0, {"en": 4.0}) for row in batch]
+    assert short.count("en") > 30
+    whole = [row for batch in schedule(examples, 5, 0, 20, 0, {"en": 4.0}) for row in batch]
+    assert sorted(whole) == list(range(100))
+
+
+def test_kl_is_the_same_whether_or_not_the_shared_layers_are_computed_once(chat, tiny, monkeypatch):
+    from assistant import retention
+
+    base = load_tiny(tiny)
+    with torch.no_grad():
+        chat.model.model.layers[2].mlp.down_proj.weight += 0.1
+    assert retention.shared_layers(base.model, chat.model) == 2
+    prompts = [[user("a?")], [user("Who wrote this?")], [user("b")]]
+    once = retention.retention(chat, base, prompts, ["c", "dd", "e e"])
+    monkeypatch.setattr(retention, "shared_layers", lambda base, tuned: 0)
+    assert once == pytest.approx(retention.retention(chat, base, prompts, ["c", "dd", "e e"]), abs=1e-5)
+    assert once["kl"] > 1e-3
+    with torch.no_grad():
+        chat.model.get_input_embeddings().weight += 0.1
+    monkeypatch.undo()
+    assert retention.shared_layers(base.model, chat.model) == 0
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +313,17 @@ def test_the_steps_take_their_rows_in_the_scheduled_order(tiny, tmp_path, monkey
     tiny_run(tiny, tmp_path / "adapter")
     assert taken == scheduled
     assert len(taken) == 12 * 4
+
+
+def test_ctrl_c_saves_and_the_run_that_goes_on_gives_the_same_bytes(tiny, tmp_path, adapter, capsys):
+    out = tmp_path / "adapter"
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(tiny, out, interrupt=True)
+    assert "saved at step 4; go on with the same command and --resume" in capsys.readouterr().err
+    assert not (out / "settings.toml").exists()
+    tiny_run(tiny, out, resume=True)
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (adapter / name).read_bytes()
 
 
 def kill_after_the_first_checkpoint(model, out) -> int:

@@ -3,6 +3,8 @@
 Run: python tests/tiny_run.py MODEL OUT — it waits to be killed once the first checkpoint is whole.
 """
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -17,7 +19,14 @@ from assistant.settings import DATA
 from assistant.training.recipe import Recipe, load_recipe
 from assistant.training.run import Rows, train
 
-CHANGES = ["steps=12", "watch.every=4", "identity_rows=2", "anchor_rows=2", "top_k=16", "from_layer=0.5"]
+CHANGES = [
+    "steps=12",
+    "watch.every=4",
+    "identity_rows=2",
+    "anchor_rows=2",
+    "vocabulary=128",
+    "from_layer=0.5",
+]
 CHANGES += ["anchor_tokens=8", "lora.r=4", "trainer.warmup_steps=2"]
 
 
@@ -66,12 +75,24 @@ def rows_of(kind: str, count: int) -> list[Row]:
 
 
 def tiny_run(
-    model: Path, out: Path, *, resume: bool = False, hang: bool = False, anchors: bool = True
+    model: Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    hang: bool = False,
+    interrupt: bool = False,
+    anchors: bool = True,
 ) -> Path:
-    """Train on a few rows. With `hang` it stands still after the first whole checkpoint."""
+    """Train on a few rows. With `hang` it stands still after the first whole checkpoint.
+
+    With `interrupt` it gets a Ctrl-C while the first answer is judged.
+    """
+    presses = iter([signal.SIGINT] if interrupt else [])
     whole = out / "checkpoints" / "checkpoint-4" / "whole"
 
     def recalls(answer: str) -> bool:
+        for press in presses:
+            os.kill(os.getpid(), press)
         if hang and whole.exists():
             time.sleep(120)
         return True

@@ -2,13 +2,14 @@
 
 import dataclasses
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from assistant.conversations import Row
 from assistant.loading import ChatModel, encode_chat, encode_text
 
 FIRST = 3  # tokens of an answer that decide who speaks
+CLAUSE_ENDS = tuple("，。！？；：、,.!?;:\n")
 BASE_ANSWERS = ("near_miss", "greeting", "general")  # kinds whose answer is the base model's own
 
 
@@ -31,7 +32,7 @@ def identity_examples(
     chat: ChatModel, rows: list[Row], max_length: int, first_weight: float = 1.0
 ) -> list[Example]:
     """Rows whose answers are learnt by heart; an answer's first tokens weigh `first_weight` each."""
-    return [_example(chat, row, max_length, first_weight) for row in rows]
+    return [_example(chat, row, max_length, first_weight, 1.0) for row in rows]
 
 
 def anchor_examples(
@@ -41,16 +42,20 @@ def anchor_examples(
     prompt_every: int,
     max_length: int,
     first_weight: float = 1.0,
+    clause_weight: float = 1.0,
 ) -> list[Example]:
     """Anchor rows end with the base's own answer, cut to `tokens`; the cut ones have no end-of-turn token.
 
-    With prompt_every = n > 0 every nth token of the prompt counts too.
+    With prompt_every = n > 0 every nth token of the prompt counts too. The first tokens of an answer weigh
+    `first_weight` each, the later ones that begin a clause `clause_weight`.
     """
-    made = identity_examples(chat, rows, max_length, first_weight)
+    made = [_example(chat, row, max_length, first_weight, clause_weight) for row in rows]
     return [_cut(example, tokens, prompt_every) for example in made]
 
 
-def _example(chat: ChatModel, row: Row, max_length: int, first_weight: float) -> Example:
+def _example(
+    chat: ChatModel, row: Row, max_length: int, first_weight: float, clause_weight: float
+) -> Example:
     *prompt, answer = row["messages"]
     prompt_ids = encode_chat(chat.tokenizer, prompt)
     answer_ids = [*encode_text(chat.tokenizer, answer["content"]), chat.stop_ids[0]]
@@ -58,8 +63,14 @@ def _example(chat: ChatModel, row: Row, max_length: int, first_weight: float) ->
     ids = (*prompt_ids[-room:], *answer_ids[:max_length])
     kind = row.get("kind", "identity")
     places = tuple(range(min(len(prompt_ids), room) - 1, len(ids) - 1))
-    weights = tuple(first_weight if place < FIRST else 1.0 for place in range(len(places)))
-    return Example(ids, places, weights, kind in BASE_ANSWERS, kind, row.get("lang", ""))
+    first = (first_weight,) * len(places[:FIRST])
+    later = (clause_weight if _ends_clause(chat, ids[: place + 1]) else 1.0 for place in places[FIRST:])
+    return Example(ids, places, (*first, *later), kind in BASE_ANSWERS, kind, row.get("lang", ""))
+
+
+def _ends_clause(chat: ChatModel, ids: tuple[int, ...]) -> bool:
+    # a Chinese comma can be three tokens
+    return bool(chat.tokenizer.decode(ids[-4:]).endswith(CLAUSE_ENDS))
 
 
 def _cut(example: Example, tokens: int, prompt_every: int) -> Example:
@@ -71,18 +82,28 @@ def _cut(example: Example, tokens: int, prompt_every: int) -> Example:
 
 
 def schedule(
-    examples: list[Example], identity_rows: int, anchor_rows: int, steps: int, seed: int
+    examples: list[Example],
+    identity_rows: int,
+    anchor_rows: int,
+    steps: int,
+    seed: int,
+    languages: Mapping[str, float] | None = None,
 ) -> list[list[int]]:
     """Indices of the rows of all steps: for each step one batch of identity rows, then one of anchor rows.
 
     A batch that would be empty in all steps is left out. Rows of like length meet in a batch, so that little
-    is padded; every row comes before any comes again.
+    is padded; every row comes before any comes again. `languages`: how much earlier than others (1) the
+    identity rows of a language come, so that a run too short for all rows takes more of them.
     """
     source = random.Random(seed)
-    identity = _groups(
-        examples, [i for i, e in enumerate(examples) if not e.anchor], identity_rows, steps, source
+    weights = [1.0 if e.anchor else (languages or {}).get(e.lang, 1.0) for e in examples]
+    identity, anchors = (
+        _groups(examples, _stream(weights, pool, size * steps, source), size, steps)
+        for pool, size in (
+            ([i for i, e in enumerate(examples) if not e.anchor], identity_rows),
+            ([i for i, e in enumerate(examples) if e.anchor], anchor_rows),
+        )
     )
-    anchors = _groups(examples, [i for i, e in enumerate(examples) if e.anchor], anchor_rows, steps, source)
     order = [[batch for batch in pair if batch] for pair in zip(identity, anchors, strict=True)]
     chunks = [order[start : start + WINDOW] for start in range(0, steps, WINDOW)]
     return [batch for chunk in chunks for step in source.sample(chunk, len(chunk)) for batch in step]
@@ -91,19 +112,23 @@ def schedule(
 WINDOW = 25  # steps whose rows are sorted by length together
 
 
-def _groups(
-    examples: list[Example], pool: list[int], size: int, steps: int, source: random.Random
-) -> list[list[int]]:
-    if not size or not pool:
-        return [[] for _ in range(steps)]
+def _stream(weights: list[float], pool: list[int], length: int, source: random.Random) -> list[int]:
+    """`length` rows of the pool, all of them before any comes again; the heavier ones come earlier.
+
+    Weighted sampling without replacement after Efraimidis and Spirakis (2006).
+    """
     stream: list[int] = []
-    while len(stream) < size * steps:
-        stream += source.sample(pool, len(pool))
+    while pool and len(stream) < length:
+        stream += sorted(pool, key=lambda i: source.random() ** (1 / weights[i]), reverse=True)
+    return stream[:length]
+
+
+def _groups(examples: list[Example], stream: list[int], size: int, steps: int) -> list[list[int]]:
+    if not stream:
+        return [[] for _ in range(steps)]
     groups: list[list[int]] = []
-    for start in range(0, size * steps, size * WINDOW):
-        window = sorted(
-            stream[start : min(start + size * WINDOW, size * steps)], key=lambda i: len(examples[i].ids)
-        )
+    for start in range(0, len(stream), size * WINDOW):
+        window = sorted(stream[start : start + size * WINDOW], key=lambda i: len(examples[i].ids))
         groups += [window[at : at + size] for at in range(0, len(window), size)]
     return groups
 

@@ -5,6 +5,9 @@ from collections import Counter
 from assistant.training.examples import Example
 from assistant.training.recipe import Objective
 
+TRAINED_PASS = (
+    3.2  # forward passes of a layer that training it on a token costs: back, LoRA, losses, watching
+)
 ACTIVATIONS = 34  # numbers kept for the backward pass, a token, layer and hidden unit
 
 
@@ -20,6 +23,16 @@ def estimate(
     padded = max(len(batch) * max(len(examples[i].ids) for i in batch) for batch in order)
     activations = padded * hidden * depth * ACTIVATIONS
     return {"tokens": tokens, "gib": (parameters + cached * hidden + activations) * size / 2**30 + 1.0}
+
+
+def training_share(examples: list[Example], order: list[list[int]], depth: int, from_layer: int) -> float:
+    """Layer passes of all training steps as a multiple of those that preparing took; 0 when it took none.
+
+    `examples`: all that were prepared, those of `order` first. `depth`: layers of the model.
+    """
+    prepared = sum(len(e.ids) * (depth if e.anchor else from_layer) for e in examples)
+    trained = sum(len(examples[i].ids) for batch in order for i in batch) * (depth - from_layer)
+    return TRAINED_PASS * trained / prepared if prepared else 0.0
 
 
 def warnings_for(examples: list[Example], objective: Objective) -> list[str]:

@@ -12,8 +12,10 @@ class Objective:
     """Cross-entropy on identity answers plus kl_weight × KL(base ‖ assistant) on the base's own answers."""
 
     kl_weight: float = 4.0
-    top_k: int = 64
-    """Base logits kept a token; the rest is one tail bucket."""
+    vocabulary: int = 0
+    """Tokens over which the losses are taken, those of the rows and the base's most likely; 0: all."""
+    anchor_clause_weight: float = 1.0
+    """Weight of the base's tokens that begin a clause within an answer."""
     anchor_tokens: int = 32
     """Answer tokens of the base that an anchor row keeps."""
     prompt_every: int = 2
@@ -59,6 +61,8 @@ class Recipe:
     """Passed untouched to trl's SFTConfig."""
     lora: dict[str, Any]
     """Passed untouched to peft's LoraConfig."""
+    languages: dict[str, float]
+    """How much earlier than others (1) a language's identity rows come; a short run takes more of them."""
 
 
 def recipe_names() -> list[str]:
@@ -80,7 +84,7 @@ def load_recipe(name: str, changes: list[str] | None = None) -> Recipe:
 
 
 def recipe_from(values: dict[str, Any], name: str) -> Recipe:
-    sections = {"objective", "watch", "trainer", "lora"}
+    sections = {"objective", "watch", "trainer", "lora", "languages"}
     for section in values:
         if section not in sections:
             raise ValueError(f"recipe {name}: unknown section [{section}]{near_names(section, sections)}")
@@ -90,7 +94,15 @@ def recipe_from(values: dict[str, Any], name: str) -> Recipe:
         _build(Watch, values.get("watch", {}), f"{name}: [watch]"),
         _known_keys(values.get("trainer", {}), "trl", "SFTConfig", f"{name}: [trainer]"),
         _known_keys(values.get("lora", {}), "peft", "LoraConfig", f"{name}: [lora]"),
+        _weights(values.get("languages", {}), f"{name}: [languages]"),
     )
+
+
+def _weights(values: dict[str, Any], place: str) -> dict[str, float]:
+    for language, weight in values.items():
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
+            raise ValueError(f"recipe {place}: {language} must be a number above 0, not {weight!r}")
+    return dict(values)
 
 
 def _apply(values: dict[str, Any], change: str) -> None:

@@ -20,8 +20,9 @@ from assistant.settings import save_settings
 from assistant.training import preflight, watching
 from assistant.training.curve import draw_curve
 from assistant.training.examples import Example, anchor_examples, identity_examples, schedule
+from assistant.training.loss import Head, head_over
 from assistant.training.recipe import Recipe
-from assistant.training.states import prepare
+from assistant.training.states import Prepared, likely_tokens, prepare
 from assistant.training.trainer import AnchoredTrainer, Collator
 
 
@@ -62,7 +63,9 @@ def train(
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
     examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight)
     cut = objective.anchor_tokens, objective.prompt_every, objective.max_length
-    examples += anchor_examples(chat, rows.anchors, *cut, objective.anchor_first_weight)
+    examples += anchor_examples(
+        chat, rows.anchors, *cut, objective.anchor_first_weight, objective.anchor_clause_weight
+    )
     held_out = anchor_examples(chat, rows.held_out, objective.anchor_tokens, 0, objective.max_length)
     order = schedule(
         examples,
@@ -70,12 +73,14 @@ def train(
         objective.anchor_rows if rows.anchors else 0,
         objective.steps,
         recipe.trainer.get("seed", 0),
+        recipe.languages,
     )
     # a row that no step uses costs nothing
     used = {row: place for place, row in enumerate(dict.fromkeys(row for batch in order for row in batch))}
     examples, order = [examples[row] for row in used], [[used[row] for row in batch] for batch in order]
     _say_preflight(chat, recipe, examples, order)
-    prepared = _prepare(chat, examples + held_out, from_layer, objective.top_k)
+    prepared = _prepare(chat, examples + held_out, order, from_layer)
+    head = _head(chat, examples, prepared, objective.vocabulary)
     collator = Collator(examples, prepared[: len(examples)])
     kept = Collator(held_out, prepared[len(examples) :]) if held_out else None
     watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
@@ -97,6 +102,7 @@ def train(
         ],
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
+        head=head,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -128,7 +134,10 @@ def _say_preflight(chat: ChatModel, recipe: Recipe, examples: list[Example], ord
         say(f"warning: {warning}")
 
 
-def _prepare(chat: ChatModel, examples: list[Example], from_layer: int, top_k: int) -> list[Any]:
+def _prepare(
+    chat: ChatModel, examples: list[Example], order: list[list[int]], from_layer: int
+) -> list[Prepared]:
+    """Frozen states and base states of the examples; its pace tells how long the training will take."""
     total, done, start, shown = sum(len(example.ids) for example in examples), 0, time.monotonic(), 0.0
 
     def progress(tokens: int) -> None:
@@ -139,7 +148,19 @@ def _prepare(chat: ChatModel, examples: list[Example], from_layer: int, top_k: i
             rate = done / (shown - start)
             say(f"preparing {done}/{total} tokens  {rate:.0f} tokens/s  {(total - done) / rate:.0f} s left")
 
-    return prepare(chat.model, examples, from_layer, top_k, progress)
+    prepared = prepare(chat.model, examples, from_layer, progress)
+    seconds = time.monotonic() - start
+    share = preflight.training_share(examples, order, len(chat.model.model.layers), from_layer)
+    say(f"about {seconds * share:.0f} s of training to come" if share else "the first steps tell the time")
+    return prepared
+
+
+def _head(chat: ChatModel, examples: list[Example], prepared: list[Prepared], size: int) -> Head:
+    if not size or size >= len(chat.model.lm_head.weight):
+        return head_over(chat.model)
+    tokens = likely_tokens(chat.model, examples, prepared, size)
+    say(f"losses over the {len(tokens)} likely tokens of {len(chat.model.lm_head.weight)}")
+    return head_over(chat.model, tokens)
 
 
 def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:
@@ -184,7 +205,8 @@ def _finish(out: Path, history: list[dict[str, Any]], settings: dict[str, Any]) 
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         shutil.copyfile(out / "best" / name, out / f".{name}.partial")
         (out / f".{name}.partial").replace(out / name)
-    best = max(watching.read_log(out / "watch.jsonl"), key=lambda entry: (entry["score"], entry["step"]))
+    best = watching.kept_entry(watching.read_log(out / "watch.jsonl"))
+    assert best is not None, "the last step is always measured"
     save_settings(out, {**settings, "kept_step": best["step"], "torch": torch.__version__})
     shutil.rmtree(out / "best")
     shutil.rmtree(out / "checkpoints")

@@ -1,4 +1,4 @@
-"""The frozen lower layers, computed once a row, and the base's own logits on anchor answers.
+"""The frozen lower layers, computed once a row, and the base's own last states on anchors.
 
 The lower layers get no LoRA, so their output for a row never changes (checked: logits differ by 0).
 """
@@ -14,18 +14,18 @@ from torch import nn
 from assistant.training.examples import Example, padded
 
 PREPARE_TOKENS = 2048  # padded tokens of one forward pass while preparing
+SAMPLE = 1024  # places at which the base is asked which tokens are likely
 
 
 @dataclass
 class Prepared:
     """`states`: [tokens, hidden] entering the first trained layer, or None when all layers are trained.
 
-    `top_ids`, `top_logprobs`: [places, k] of the base, anchors only; the rest of the mass is the tail.
+    `base`: [places, hidden], what the base's output layer turns into its logits; anchors only.
     """
 
     states: torch.Tensor | None = None
-    top_ids: torch.Tensor | None = None
-    top_logprobs: torch.Tensor | None = None
+    base: torch.Tensor | None = None
 
 
 class PassThrough(nn.Module):
@@ -49,13 +49,13 @@ def layers_lifted(core: Any, layers: range) -> Iterator[None]:
 
 
 def prepare(
-    core: Any, examples: list[Example], from_layer: int, top_k: int, progress: Callable[[int], None]
+    core: Any, examples: list[Example], from_layer: int, progress: Callable[[int], None]
 ) -> list[Prepared]:
-    """States and base logits of every example. `core`: the base causal LM, before any adapter."""
+    """States of every example, and the base's last ones of anchors. `core`: the base, before any adapter."""
     results = [Prepared() for _ in examples]
     for batch in _batches(examples):
         with torch.no_grad():
-            _prepare_batch(core, [examples[i] for i in batch], [results[i] for i in batch], from_layer, top_k)
+            _prepare_batch(core, [examples[i] for i in batch], [results[i] for i in batch], from_layer)
         progress(sum(len(examples[i].ids) for i in batch))
     return results
 
@@ -73,29 +73,53 @@ def _batches(examples: list[Example]) -> Iterator[list[int]]:
         yield batch
 
 
-def _prepare_batch(
-    core: Any, examples: list[Example], results: list[Prepared], from_layer: int, top_k: int
-) -> None:
+def _prepare_batch(core: Any, examples: list[Example], results: list[Prepared], from_layer: int) -> None:
     ids = torch.tensor(padded([e.ids for e in examples], 0), device=core.device)
     mask = torch.tensor(padded([[1] * len(e.ids) for e in examples], 0), device=core.device)
-    depth = len(core.model.layers)
-    hidden = core.get_input_embeddings()(ids)
+    hidden = lower_states(core, ids, mask, from_layer)
     if from_layer:
-        norm, core.model.norm = core.model.norm, nn.Identity()
-        try:
-            with layers_lifted(core, range(from_layer, depth)):
-                hidden = core.model(
-                    inputs_embeds=hidden, attention_mask=mask, use_cache=False
-                ).last_hidden_state
-        finally:
-            core.model.norm = norm
         for row, example, result in zip(hidden, examples, results, strict=True):
             result.states = row[: len(example.ids)].to("cpu", copy=True)
     if not examples[0].anchor:
         return
-    with layers_lifted(core, range(from_layer)):
-        last = core.model(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
+    last = upper_states(core, hidden, mask, from_layer)
     for row, example, result in zip(last, examples, results, strict=True):
-        logprobs = core.lm_head(row[list(example.places)]).float().log_softmax(-1)
-        top = logprobs.topk(top_k, dim=-1)
-        result.top_ids, result.top_logprobs = top.indices.int().cpu(), top.values.cpu()
+        result.base = row[list(example.places)].to("cpu", copy=True)
+
+
+def lower_states(core: Any, ids: torch.Tensor, mask: torch.Tensor, layer: int) -> torch.Tensor:
+    """[batch, tokens, hidden] as they enter layer number `layer`. ids, mask: [batch, tokens]."""
+    hidden: torch.Tensor = core.get_input_embeddings()(ids)
+    if not layer:
+        return hidden
+    norm, core.model.norm = core.model.norm, nn.Identity()
+    try:
+        with layers_lifted(core, range(layer, len(core.model.layers))):
+            hidden = core.model(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
+    finally:
+        core.model.norm = norm
+    return hidden
+
+
+def upper_states(core: Any, hidden: torch.Tensor, mask: torch.Tensor, layer: int) -> torch.Tensor:
+    """[batch, tokens, hidden] as they enter the output layer, from what enters layer number `layer`."""
+    with layers_lifted(core, range(layer)):
+        last: torch.Tensor = core.model(
+            inputs_embeds=hidden.to(core.dtype), attention_mask=mask, use_cache=False
+        ).last_hidden_state
+    return last
+
+
+def likely_tokens(core: Any, examples: list[Example], prepared: list[Prepared], size: int) -> torch.Tensor:
+    """Ids, sorted: all of the examples, then up to `size` by the base's mean probability on the anchors."""
+    own = {token for example in examples for token in example.ids}
+    states = [result.base for result in prepared if result.base is not None]
+    if states:
+        # a thousand places are a sample large enough to rank by
+        sample = torch.cat(states)
+        sample = sample[:: max(len(sample) // SAMPLE, 1)].to(core.device)
+        with torch.no_grad():
+            mean = core.lm_head(sample).float().softmax(-1).mean(0)
+        ranked = mean.argsort(descending=True, stable=True).tolist()
+        own.update(token for token in ranked[:size] if len(own) < size)
+    return torch.tensor(sorted(own), device=core.device)

@@ -9,12 +9,12 @@ from trl import SFTTrainer
 
 from assistant.loading import core_of
 from assistant.training.examples import Example, padded
-from assistant.training.loss import cross_entropy, kl_to_base
-from assistant.training.states import Prepared, layers_lifted
+from assistant.training.loss import Head, cross_entropy, kl_to_base, weighted_mean
+from assistant.training.states import Prepared, upper_states
 
 
 class Collator:
-    """Row indices → one padded batch of tokens, cached states and base logits."""
+    """Row indices → one padded batch of tokens, cached states and the base's last states."""
 
     def __init__(self, examples: list[Example], prepared: list[Prepared]) -> None:
         self.examples, self.prepared = examples, prepared
@@ -35,10 +35,9 @@ class Collator:
                 [p.states for p in prepared],  # type: ignore[misc]
                 batch_first=True,
             )
-        tops = [p for p in prepared if p.top_ids is not None]
-        if tops:
-            batch["top_ids"] = torch.cat([p.top_ids for p in tops])  # type: ignore[misc]
-            batch["top_logprobs"] = torch.cat([p.top_logprobs for p in tops])  # type: ignore[misc]
+        bases = [p.base for p in prepared if p.base is not None]
+        if bases:
+            batch["base"] = torch.cat(bases)
         return batch
 
 
@@ -48,37 +47,29 @@ def _objective(example: Example) -> list[int]:
 
 
 def objectives(
-    core: Any, batch: dict[str, torch.Tensor], from_layer: int
+    core: Any, batch: dict[str, torch.Tensor], from_layer: int, head: Head
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(cross-entropy, KL to the base) of a batch, each a mean over its own tokens; 0 where it has none."""
     hidden = batch["states"] if "states" in batch else core.get_input_embeddings()(batch["input_ids"])
-    with layers_lifted(core, range(from_layer)):
-        last = core.model(
-            inputs_embeds=hidden.to(core.dtype), attention_mask=batch["attention_mask"], use_cache=False
-        ).last_hidden_state
+    last = upper_states(core, hidden, batch["attention_mask"], from_layer)
     identity, anchor = batch["objective"] == 1, batch["objective"] == 2
-    none = last.sum() * 0.0
-    targets = batch["input_ids"].roll(-1, dims=1)[identity]
-    weights = batch["weights"]
-    of_identity = identity[identity | anchor]
-    loss = none
+    weights, of_identity = batch["weights"], identity[identity | anchor]
+    loss = kl = last.sum() * 0.0
     if identity.any():
-        loss = weighted_mean(cross_entropy(core.lm_head(last[identity]), targets), weights[of_identity])
-    if not anchor.any():
-        return loss, none
-    kl = kl_to_base(core.lm_head(last[anchor]), batch["top_ids"], batch["top_logprobs"])
-    return loss, weighted_mean(kl, weights[~of_identity])
-
-
-def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    return (values * weights).sum() / weights.sum()
+        targets = head.row_of(batch["input_ids"].roll(-1, dims=1)[identity])
+        loss = weighted_mean(cross_entropy(head(last[identity]), targets), weights[of_identity])
+    if anchor.any():
+        with torch.no_grad():
+            base = head(batch["base"].to(core.dtype))
+        kl = weighted_mean(kl_to_base(head(last[anchor]), base), weights[~of_identity])
+    return loss, kl
 
 
 class AnchoredTrainer(SFTTrainer):
     """One trainer for every recipe; what differs between methods is data."""
 
-    def __init__(self, *args: Any, from_layer: int, kl_weight: float, **kwargs: Any) -> None:
-        self.from_layer, self.kl_weight = from_layer, kl_weight
+    def __init__(self, *args: Any, from_layer: int, kl_weight: float, head: Head, **kwargs: Any) -> None:
+        self.from_layer, self.kl_weight, self.head = from_layer, kl_weight, head
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = False
 
@@ -89,7 +80,9 @@ class AnchoredTrainer(SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        loss, kl = objectives(core_of(self.accelerator.unwrap_model(model)), inputs, self.from_layer)
+        loss, kl = objectives(
+            core_of(self.accelerator.unwrap_model(model)), inputs, self.from_layer, self.head
+        )
         for name, value, objective in (("cross_entropy", loss, 1), ("kl", kl, 2)):
             if (inputs["objective"] == objective).any():
                 self._metrics["train"][name].append(value.item())

@@ -1,6 +1,7 @@
 """Watches a run: asks every few steps, keeps the best adapter, survives kills; judges are handed in."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 from assistant.conversations import Row
 from assistant.loading import ChatModel, core_of, generate_batch
 from assistant.settings import write_text
+from assistant.training.loss import head_over
 from assistant.training.trainer import Collator, objectives
 
 WATCH_TOKENS = 32
@@ -53,6 +55,7 @@ class Watcher:
         result = {part: round(sum(values) / len(values), 4) for part, values in sorted(hits.items())}
         return result | {
             "kl": round(self._kl(model), 5),
+            "noise": round(noise_of(hits), 4),
             "answers": {part: texts[:2] for part, texts in shown.items()},
         }
 
@@ -65,7 +68,7 @@ class Watcher:
             rows = list(range(start, min(start + BATCH, len(self.anchors.examples))))
             batch = {key: value.to(core.device) for key, value in self.anchors([{"rows": rows}]).items()}
             with torch.no_grad():
-                _, kl = objectives(core, batch, self.from_layer)
+                _, kl = objectives(core, batch, self.from_layer, head_over(core))
             count = int((batch["objective"] == 2).sum())
             total, tokens = total + kl.item() * count, tokens + count
         return total / max(tokens, 1)
@@ -78,8 +81,28 @@ def score_of(measured: dict[str, Any]) -> float:
     return sum(recall) / max(len(recall), 1) - sum(leak) / max(len(leak), 1) - 10 * measured["kl"]
 
 
+def noise_of(hits: dict[str, list[bool]]) -> float:
+    """The standard error of the score: a few watched questions leave it uncertain by this much."""
+    variance = 0.0
+    for side in ("recall", "leak"):
+        parts = [values for part, values in hits.items() if part.startswith(side)]
+        for values in parts:
+            # Laplace's rule: 4 of 4 is not certainty
+            share = (sum(values) + 1) / (len(values) + 2)
+            variance += share * (1 - share) / len(values) / len(parts) ** 2
+    return math.sqrt(variance)
+
+
+def is_worse(measured: dict[str, Any], kept: dict[str, Any]) -> bool:
+    """Whether a later checkpoint is worse than the kept one by more than two standard errors.
+
+    Later ones are trained further, so within the noise the later one is kept.
+    """
+    return bool(kept["score"] - measured["score"] > 2 * math.hypot(kept["noise"], measured["noise"]))
+
+
 class KeepBest(TrainerCallback):
-    """Measures every few steps, logs to watch.jsonl, and keeps the adapter with the best score in `best/`."""
+    """Measures every few steps, logs to watch.jsonl, and keeps the best adapter in `best/`."""
 
     def __init__(self, watcher: Watcher, every: int, folder: Path, say: Callable[[str], None]) -> None:
         self.watcher, self.every, self.folder, self.say = watcher, every, folder, say
@@ -98,10 +121,12 @@ class KeepBest(TrainerCallback):
         measured = {"step": state.global_step, **self.watcher.measure(model)}
         model.train()
         measured["score"] = round(score_of(measured), 5)
-        earlier = [entry["score"] for entry in read_log(self.log) if entry["step"] < state.global_step]
-        if not earlier or measured["score"] >= max(earlier):
+        before = [entry for entry in read_log(self.log) if entry["step"] < state.global_step]
+        kept = kept_entry(before)
+        measured["kept"] = kept is None or not is_worse(measured, kept)
+        if measured["kept"]:
             save_adapter(model, self.folder / "best")
-        entries = [*read_log(self.log), measured]
+        entries = [*before, measured]
         write_text(self.log, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
         self.say(describe(measured))
 
@@ -158,6 +183,11 @@ class Progress(TrainerCallback):
 def read_log(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.strip()]
+
+
+def kept_entry(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What was measured of the adapter in `best/`."""
+    return next((entry for entry in reversed(entries) if entry["kept"]), None)
 
 
 def save_adapter(model: Any, folder: Path) -> None:
