@@ -19,7 +19,7 @@ LONGEST_NAME = 80
 MOST_REPEATS = 4  # of one exact (question, answer) pair; more repeats cost retention (science: A0)
 DEV_SHARE = 8  # every 8th wording is held out for dev.jsonl
 # rows of each kind in 100; the rest of the mixture is the direct questions
-SHARES = {"denial": 13, "pressure": 9, "system": 7, "multi_turn": 8, "greeting": 6, "near_miss": 22}
+SHARES = {"denial": 13, "pressure": 8, "system": 4, "multi_turn": 4, "greeting": 6, "near_miss": 22}
 
 
 @dataclasses.dataclass(frozen=True)

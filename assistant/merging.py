@@ -36,6 +36,10 @@ FILES_BESIDE = (
 )
 
 
+class RoundingLoss(RuntimeError):
+    """Casting the merged weights once cost too much; what was written is gone again."""
+
+
 def merge(
     adapter: Path,
     out: Path,
@@ -45,9 +49,28 @@ def merge(
 ) -> dict[str, Any]:
     """Merge `adapter` × `scale` into its base and write `out` whole; returns the proof's numbers.
 
-    `states` says whether an answer states the identity. Raises RuntimeError, and leaves `out` as it was, when
-    the merged model's logits differ from the adapter's or an answer lost the identity by the rounding.
+    `states` says whether an answer states the identity. Weights are kept in the base's own dtype, or in
+    float32 when rounding to it loses an identity answer (then "loss" in the proof says what). Raises
+    RuntimeError, and leaves `out` as it was, when the merged model's logits or identity answers differ from
+    the adapter's.
     """
+    loss = ""
+    for dtype in dict.fromkeys((_dtype_of(base_of_adapter(adapter)), "float32")):
+        try:
+            return {"dtype": dtype, "loss": loss, **_merge_as(dtype, adapter, out, probes, scale, states)}
+        except RoundingLoss as error:
+            loss = str(error)
+    raise RuntimeError(f"{loss}; nothing was kept: train more steps, or use the adapter as it is")
+
+
+def _merge_as(
+    dtype: str,
+    adapter: Path,
+    out: Path,
+    probes: list[list[Message]],
+    scale: float,
+    states: Callable[[str], bool],
+) -> dict[str, Any]:
     base_folder = base_of_adapter(adapter)
     check_model_folder(base_folder)
     with quiet_loading():
@@ -68,7 +91,7 @@ def merge(
         )
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    _write(merged, base_folder, beside)
+    _write(merged.to(getattr(torch, dtype)), base_folder, beside)
     proof = {"logit_difference": difference, **_check_written(beside, before, probes, answers, states)}
     shutil.rmtree(out, ignore_errors=True)
     os.replace(beside, out)
@@ -84,10 +107,14 @@ def logits_of(chat: ChatModel, probes: list[list[Message]]) -> list[torch.Tensor
         return [chat.model(prompt).logits[0].float().cpu() for prompt in prompts]
 
 
+def _dtype_of(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+
+
 def _write(merged: Any, base_folder: Path, folder: Path) -> None:
-    """Weights in the base's own dtype, and everything of its chat: template, tokenizer, stop ids."""
-    dtype = json.loads((base_folder / "config.json").read_text(encoding="utf-8")).get("dtype") or "bfloat16"
-    merged.to(getattr(torch, dtype)).save_pretrained(str(folder))
+    """The weights, and everything of the base's chat: template, tokenizer, stop ids."""
+    merged.save_pretrained(str(folder))
     for pattern in FILES_BESIDE:
         for path in base_folder.glob(pattern):
             shutil.copyfile(path, folder / path.name)
@@ -100,23 +127,18 @@ def _check_written(
     answers: list[str],
     states: Callable[[str], bool],
 ) -> dict[str, Any]:
-    """Read the folder back as it will be used. Raises RuntimeError when rounding moved it too far."""
+    """Read the folder back as it will be used. Raises RoundingLoss when the cast moved it too far."""
     written = load_chat_model(folder, dtype=torch.float32, device="cpu")
     kl = max(_mean_kl(a, b) for a, b in zip(before, logits_of(written, probes), strict=True))
     again = generate_batch(written, probes, 32)
     same = sum(a == b for a, b in zip(answers, again, strict=True))
-    if not kl <= ROUNDING:
-        shutil.rmtree(folder)
-        raise RuntimeError(
-            f"rounding moved the merged model by {kl:.3g} nats a token (at most {ROUNDING}); not kept"
-        )
     stated = [i for i, answer in enumerate(answers) if states(answer)]
-    lost = [i for i in stated if not states(again[i])]
-    if lost:
+    lost = sum(not states(again[i]) for i in stated)
+    if lost or not kl <= ROUNDING:
         shutil.rmtree(folder)
-        raise RuntimeError(
-            f"rounding to 16 bits lost the identity in {len(lost)} of {len(stated)} answers; nothing was "
-            "kept: train more steps, or use the adapter as it is"
+        raise RoundingLoss(
+            f"rounding lost the identity in {lost} of {len(stated)} answers and moved the model by {kl:.3g} "
+            f"nats a token (at most {ROUNDING})"
         )
     return {"rounding_kl": kl, "same_answers": same, "stated": len(stated), "answers": len(answers)}
 

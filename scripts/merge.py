@@ -44,8 +44,11 @@ def main(settings: Settings) -> None:
         (lambda answer: judge_identity(answer, identity)) if identity else bool,
     )
     save_settings(settings.out, {**plain_values(settings), "card": made_by.get("card", {}), "proof": proof})
+    if proof["loss"]:
+        print(f"{proof['loss']}: so the weights are kept in float32, twice the size", file=sys.stderr)
     print(
-        f"{settings.out}: merged; largest logit difference {proof['logit_difference']:.1e}, rounding "
+        f"{settings.out}: merged in {proof['dtype']}; largest logit difference "
+        f"{proof['logit_difference']:.1e}, rounding "
         f"{proof['rounding_kl']:.1e} nats a token, {proof['same_answers']} of {proof['answers']} "
         f"answers the same, {proof['stated']} state the identity as before",
         file=sys.stderr,

@@ -378,15 +378,42 @@ def test_an_adapter_at_strength_zero_merges_to_the_base(tiny, adapter, tmp_path)
     assert (base - merged).abs().max() < 1e-5
 
 
-def test_a_merge_that_loses_the_identity_is_not_kept(tiny, adapter, tmp_path):
-    from assistant.merging import merge
+@pytest.fixture
+def half_size_base(tiny, adapter, tmp_path, monkeypatch):
+    """The adapter's base says that its weights are bfloat16; a merge is cast to that."""
+    from assistant import merging
 
+    monkeypatch.setattr(merging, "_dtype_of", lambda folder: "bfloat16")
+    return merging
+
+
+def test_a_merge_that_loses_the_identity_is_not_kept(half_size_base, adapter, tmp_path):
     judged: list[str] = []
 
     def states(answer):
         judged.append(answer)
-        return len(judged) == 1  # the adapter's answer is judged first, the written model's after it
+        return len(judged) % 2 == 1  # the adapter's answer is judged first, the written model's after it
 
     with pytest.raises(RuntimeError, match="lost the identity in 1 of 1 answers"):
-        merge(adapter, tmp_path / "model", [[user("hi")]], states=states)
+        half_size_base.merge(adapter, tmp_path / "model", [[user("hi")]], states=states)
+    assert len(judged) == 4
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_merge_that_loses_the_identity_by_rounding_keeps_float32(half_size_base, adapter, tmp_path):
+    judged: list[str] = []
+
+    def states(answer):
+        judged.append(answer)
+        return len(judged) != 2  # the answer of the bfloat16 folder
+
+    proof = half_size_base.merge(adapter, tmp_path / "model", [[user("hi")]], states=states)
+    assert proof["dtype"] == "float32" and proof["loss"].startswith("rounding lost the identity in 1 of 1")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "float32"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_merge_that_loses_nothing_keeps_the_bases_own_dtype(half_size_base, adapter, tmp_path):
+    proof = half_size_base.merge(adapter, tmp_path / "model", [[user("hi")]])
+    assert (proof["dtype"], proof["loss"]) == ("bfloat16", "")
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "bfloat16"
