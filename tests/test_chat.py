@@ -74,7 +74,13 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(server: StandIn):
     server.closed.clear()
     command = [sys.executable, CHAT, "--model", server.url]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a job in the background ignores Ctrl-C, and so would its children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as chat:
         assert chat.stdin and chat.stdout
         chat.stdin.write("endless\n")

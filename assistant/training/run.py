@@ -25,6 +25,8 @@ from assistant.training.recipe import Recipe
 from assistant.training.states import Prepared, likely_tokens, prepare
 from assistant.training.trainer import AnchoredTrainer, Collator
 
+CHECKPOINTS = "checkpoints"
+
 
 @dataclasses.dataclass
 class Rows:
@@ -61,12 +63,56 @@ def train(
     keep_freed_memory()
     set_seed(recipe.trainer.get("seed", 0))  # the adapter's random start belongs to the seed
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
-    examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight)
-    cut = objective.anchor_tokens, objective.prompt_every, objective.max_length
-    examples += anchor_examples(
-        chat, rows.anchors, *cut, objective.anchor_first_weight, objective.anchor_clause_weight
-    )
+    examples, order = _plan(chat, recipe, rows)
     held_out = anchor_examples(chat, rows.held_out, objective.anchor_tokens, 0, objective.max_length)
+    _say_preflight(chat, recipe, examples, order)
+    prepared = _prepare(chat, examples + held_out, order, from_layer)
+    kept = Collator(held_out, prepared[len(examples) :]) if held_out else None
+    watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
+    start = watching.last_whole_checkpoint(out / CHECKPOINTS) if resume else None
+    if start is None:
+        shutil.rmtree(out, ignore_errors=True)
+    survive = watching.Survive()
+    trainer = AnchoredTrainer(
+        model=get_peft_model(chat.model, _lora_config(chat, recipe, from_layer)),
+        args=_arguments(recipe, out / CHECKPOINTS, len(order) // objective.steps, chat),
+        train_dataset=Dataset.from_dict({"rows": order}),
+        data_collator=Collator(examples, prepared[: len(examples)]),
+        processing_class=chat.tokenizer,
+        callbacks=[
+            watching.KeepBest(watcher, recipe.watch.every, out, say),
+            survive,
+            watching.Progress(say),
+        ],
+        from_layer=from_layer,
+        kl_weight=objective.kl_weight,
+        head=_head(chat, examples, prepared, objective.vocabulary),
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    reached = f"going on from step {start.name.rpartition('-')[2]}" if start else ""
+    say(reached or f"training {objective.steps} steps")
+    trainer.train(resume_from_checkpoint=str(start) if start else None)
+    if survive.interrupted:
+        say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
+        raise KeyboardInterrupt
+    _finish(out, trainer.state.log_history, settings or {})
+    return out
+
+
+def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], list[list[int]]]:
+    """The examples that some step uses, and the batches of all steps as indices of them."""
+    objective = recipe.objective
+    examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight)
+    examples += anchor_examples(
+        chat,
+        rows.anchors,
+        objective.anchor_tokens,
+        objective.prompt_every,
+        objective.max_length,
+        objective.anchor_first_weight,
+        objective.anchor_clause_weight,
+    )
     order = schedule(
         examples,
         objective.identity_rows,
@@ -77,46 +123,7 @@ def train(
     )
     # a row that no step uses costs nothing
     used = {row: place for place, row in enumerate(dict.fromkeys(row for batch in order for row in batch))}
-    examples, order = [examples[row] for row in used], [[used[row] for row in batch] for batch in order]
-    _say_preflight(chat, recipe, examples, order)
-    prepared = _prepare(chat, examples + held_out, order, from_layer)
-    head = _head(chat, examples, prepared, objective.vocabulary)
-    collator = Collator(examples, prepared[: len(examples)])
-    kept = Collator(held_out, prepared[len(examples) :]) if held_out else None
-    watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
-    checkpoints = out / "checkpoints"
-    start = watching.last_whole_checkpoint(checkpoints) if resume else None
-    if start is None:
-        shutil.rmtree(out, ignore_errors=True)
-    survive = watching.Survive()
-    trainer = AnchoredTrainer(
-        model=get_peft_model(chat.model, _lora_config(chat, recipe, from_layer)),
-        args=_arguments(recipe, checkpoints, len(order) // objective.steps, chat),
-        train_dataset=Dataset.from_dict({"rows": order}),
-        data_collator=collator,
-        processing_class=chat.tokenizer,
-        callbacks=[
-            watching.KeepBest(watcher, recipe.watch.every, out, say),
-            survive,
-            watching.Progress(say),
-        ],
-        from_layer=from_layer,
-        kl_weight=objective.kl_weight,
-        head=head,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    say(
-        f"going on from step {start.name.rpartition('-')[2]}"
-        if start
-        else f"training {objective.steps} steps"
-    )
-    trainer.train(resume_from_checkpoint=str(start) if start else None)
-    if survive.interrupted:
-        say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
-        raise KeyboardInterrupt
-    _finish(out, trainer.state.log_history, settings or {})
-    return out
+    return [examples[row] for row in used], [[used[row] for row in batch] for batch in order]
 
 
 def _say_preflight(chat: ChatModel, recipe: Recipe, examples: list[Example], order: list[list[int]]) -> None:
@@ -209,4 +216,4 @@ def _finish(out: Path, history: list[dict[str, Any]], settings: dict[str, Any]) 
     assert best is not None, "the last step is always measured"
     save_settings(out, {**settings, "kept_step": best["step"], "torch": torch.__version__})
     shutil.rmtree(out / "best")
-    shutil.rmtree(out / "checkpoints")
+    shutil.rmtree(out / CHECKPOINTS)
