@@ -17,7 +17,7 @@ from assistant.conversations import Message
 
 SENTINEL = "\ue000{}\ue001"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
-BATCH_TOKENS = 4096  # padded prompt tokens decoded together: bounds the KV cache, not the quality
+GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
 
 
 @dataclass
@@ -202,7 +202,8 @@ def generate_batch(
     """Answer every conversation; greedy at temperature 0. Conversations of like length share a batch."""
     prompts = [encode_chat(chat.tokenizer, messages) for messages in conversations]
     answers = [""] * len(prompts)
-    for indices in batches_by_length(prompts, max_new_tokens):
+    sizes = [len(prompt) + max_new_tokens for prompt in prompts]
+    for indices in batches_by_length(sizes, GENERATED_TOKENS, most=128):
         outputs = _generate_ids(chat, [prompts[i] for i in indices], max_new_tokens, temperature, top_p)
         for index, ids in zip(indices, outputs, strict=True):
             answers[index] = _whole_text(chat.tokenizer, ids)
@@ -216,12 +217,12 @@ def _whole_text(tokenizer: Any, ids: list[int]) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd").strip()
 
 
-def batches_by_length(prompts: list[list[int]], max_new_tokens: int, most: int = 128) -> list[list[int]]:
-    """Indices of prompts, sorted by length, cut so that rows × padded length stays under BATCH_TOKENS."""
+def batches_by_length(sizes: list[int], tokens: int, most: int | None = None) -> list[list[int]]:
+    """Indices, longest first, cut into batches of at most `most` rows and of `tokens` padded tokens."""
     batches: list[list[int]] = []
-    for index in sorted(range(len(prompts)), key=lambda i: -len(prompts[i])):
-        longest = len(prompts[batches[-1][0]]) + max_new_tokens if batches else 0
-        if not batches or len(batches[-1]) == most or (len(batches[-1]) + 1) * longest > BATCH_TOKENS * 2:
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        rows = len(batches[-1]) if batches else 0
+        if not rows or rows == most or (rows + 1) * sizes[batches[-1][0]] > tokens:
             batches.append([])
         batches[-1].append(index)
     return batches

@@ -24,6 +24,7 @@ from assistant.loading import (
     quiet_loading,
     stop_ids_of,
 )
+from assistant.settings import save_settings
 
 LARGEST_DIFFERENCE = 1e-3  # float32 logits; the two sums round differently
 ROUNDING = 0.02  # mean KL in nats a token that casting once to 16 bits may cost
@@ -46,33 +47,40 @@ def merge(
     probes: list[list[Message]],
     scale: float = 1.0,
     states: Callable[[str], bool] = bool,
+    settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Merge `adapter` × `scale` into its base and write `out` whole; returns the proof's numbers.
 
-    `states` says whether an answer states the identity. Weights are kept in the base's own dtype, or in
-    float32 when rounding to it loses an identity answer (then "loss" in the proof says what). Raises
-    RuntimeError, and leaves `out` as it was, when the merged model's logits or identity answers differ from
-    the adapter's.
+    `states` says whether an answer states the identity; `settings` are kept in the folder with the proof.
+    Weights are kept in the base's own dtype, or in float32 when rounding to it loses an identity answer (then
+    "loss" in the proof says what). Raises RuntimeError, and leaves `out` as it was, when the merged model's
+    logits or identity answers differ from the adapter's.
     """
-    loss = ""
-    for dtype in dict.fromkeys((_dtype_of(base_of_adapter(adapter)), "float32")):
+    base, beside, loss = base_of_adapter(adapter), out.with_name(f".{out.name}.partial"), ""
+    check_model_folder(base)
+    for dtype in dict.fromkeys((_dtype_of(base), "float32")):
         try:
-            return {"dtype": dtype, "loss": loss, **_merge_as(dtype, adapter, out, probes, scale, states)}
+            proof = _merge_as(dtype, adapter, base, beside, probes, scale, states)
         except RoundingLoss as error:
             loss = str(error)
+            continue
+        proof = {"dtype": dtype, "loss": loss, **proof}
+        save_settings(beside, {**(settings or {}), "proof": proof})
+        shutil.rmtree(out, ignore_errors=True)
+        os.replace(beside, out)
+        return proof
     raise RuntimeError(f"{loss}; nothing was kept: train more steps, or use the adapter as it is")
 
 
 def _merge_as(
     dtype: str,
     adapter: Path,
-    out: Path,
+    base_folder: Path,
+    folder: Path,
     probes: list[list[Message]],
     scale: float,
     states: Callable[[str], bool],
 ) -> dict[str, Any]:
-    base_folder = base_of_adapter(adapter)
-    check_model_folder(base_folder)
     with quiet_loading():
         base = AutoModelForCausalLM.from_pretrained(
             str(base_folder), dtype=torch.float32, trust_remote_code=False
@@ -89,13 +97,9 @@ def _merge_as(
         raise RuntimeError(
             f"merged logits differ by {difference:.3g} (at most {LARGEST_DIFFERENCE}); nothing was written"
         )
-    beside = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    _write(merged.to(getattr(torch, dtype)), base_folder, beside)
-    proof = {"logit_difference": difference, **_check_written(beside, before, probes, answers, states)}
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(beside, out)
-    return proof
+    shutil.rmtree(folder, ignore_errors=True)
+    _write(merged.to(getattr(torch, dtype)), base_folder, folder)
+    return {"logit_difference": difference, **_check_written(folder, before, probes, answers, states)}
 
 
 def logits_of(chat: ChatModel, probes: list[list[Message]]) -> list[torch.Tensor]:

@@ -1,13 +1,19 @@
 """What a tuned model kept of its base: KL, top-1 agreement and equal answers on the base's own answers."""
 
-from collections.abc import Iterator
 from itertools import takewhile
 from typing import Any
 
 import torch
 
 from assistant.conversations import Message
-from assistant.loading import ChatModel, core_of, encode_chat, encode_text, keep_freed_memory
+from assistant.loading import (
+    ChatModel,
+    batches_by_length,
+    core_of,
+    encode_chat,
+    encode_text,
+    keep_freed_memory,
+)
 from assistant.training.examples import padded
 from assistant.training.states import lower_states, upper_states
 
@@ -27,8 +33,8 @@ def retention(
     cores = core_of(base.model), core_of(chat.model)
     shared = shared_layers(*cores)
     total, same, tokens = 0.0, 0, 0
-    for batch in _batches(rows):
-        before, after = _logprobs(cores, batch, shared)
+    for indices in batches_by_length([len(row) for row, _ in rows], BATCH_TOKENS):
+        before, after = _logprobs(cores, [rows[i] for i in indices], shared)
         total += float((before.exp() * (before - after)).sum())
         same += int((before.argmax(-1) == after.argmax(-1)).sum())
         tokens += len(before)
@@ -39,17 +45,6 @@ def _row(base: ChatModel, prompt: list[Message], answer: str) -> tuple[list[int]
     ids = encode_chat(base.tokenizer, prompt)
     answer_ids = [*encode_text(base.tokenizer, answer), base.stop_ids[0]][:ANSWER_TOKENS]
     return ids + answer_ids, len(ids)
-
-
-def _batches(rows: list[tuple[list[int], int]]) -> Iterator[list[tuple[list[int], int]]]:
-    batch: list[tuple[list[int], int]] = []
-    for row in sorted(rows, key=lambda row: -len(row[0])):
-        if batch and (len(batch) + 1) * len(batch[0][0]) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
 
 
 def shared_layers(base: Any, tuned: Any) -> int:

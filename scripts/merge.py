@@ -11,7 +11,7 @@ from assistant.judge import identity_of, judge_identity
 from assistant.loading import is_adapter
 from assistant.merging import merge
 from assistant.scorecard import built_in_probes
-from assistant.settings import load_settings, plain_values, run_command, save_settings
+from assistant.settings import check_replaceable, load_settings, plain_values, run_command
 
 ASKED = 12
 
@@ -33,6 +33,7 @@ def main(settings: Settings) -> None:
         raise ValueError(f"--scale {settings.scale} is out of range; 0 is the base, 1 as trained, at most 4")
     if settings.out.resolve() in (settings.adapter.resolve(), *settings.adapter.resolve().parents):
         raise ValueError(f"--out {settings.out} holds the adapter; give a folder of its own")
+    check_replaceable(settings.out, "adapter" in load_settings(settings.out))
     made_by = load_settings(settings.adapter)
     asked = [probe["messages"] for probe in built_in_probes() if probe["kind"] == "identity"][:ASKED]
     identity = identity_of(made_by["card"]) if "card" in made_by else None
@@ -42,8 +43,8 @@ def main(settings: Settings) -> None:
         asked,
         settings.scale,
         (lambda answer: judge_identity(answer, identity)) if identity else bool,
+        {**plain_values(settings), "card": made_by.get("card", {})},
     )
-    save_settings(settings.out, {**plain_values(settings), "card": made_by.get("card", {}), "proof": proof})
     if proof["loss"]:
         print(f"{proof['loss']}: so the weights are kept in float32, twice the size", file=sys.stderr)
     print(

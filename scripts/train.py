@@ -14,11 +14,11 @@ from assistant.conversations import Row, load_rows
 from assistant.identity import Card, Wordings, load_card
 from assistant.judge import identity_of, judge_identity, leaks_identity
 from assistant.loading import ChatModel, encode_chat, load_chat_model
-from assistant.settings import plain_values, run_command
+from assistant.settings import check_replaceable, plain_values, run_command
 from assistant.training.anchoring import answered_by_base
 from assistant.training.examples import BASE_ANSWERS, deduplicated
 from assistant.training.recipe import Recipe, load_recipe
-from assistant.training.run import Rows, say, train
+from assistant.training.run import Rows, is_run, say, train
 
 CACHE = Path(__file__).resolve().parent.parent / "models" / "cache"
 
@@ -70,6 +70,7 @@ def main(settings: Settings) -> None:
     recipe = load_recipe(settings.recipe, settings.set)
     if (settings.out / "settings.toml").is_file() and settings.resume:
         return say(f"{settings.out} is complete; nothing to resume")
+    check_replaceable(settings.out, is_run(settings.out))
     card = load_card(settings.data / "card.toml")
     identity = identity_of(plain_values(card))
     own, near, dev = rows_of(settings, recipe, card)

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from assistant.settings import load_settings, near_names, save_settings, slug, write_text
+from assistant.settings import check_replaceable, load_settings, near_names, save_settings, slug, write_text
 from assistant.training.recipe import load_recipe, recipe_names
 
 
@@ -96,6 +96,16 @@ def test_a_wrong_change_to_a_recipe_is_one_clear_sentence(change, sentence):
     with pytest.raises(ValueError, match=sentence) as raised:
         load_recipe("identity_lora", [change])
     assert "\n" not in str(raised.value)
+
+
+def test_only_an_empty_folder_or_an_earlier_output_is_replaced(tmp_path):
+    check_replaceable(tmp_path / "new", False)
+    check_replaceable(tmp_path, False)
+    (tmp_path / "file").touch()
+    check_replaceable(tmp_path, True)
+    for other in (tmp_path, tmp_path / "file"):
+        with pytest.raises(ValueError, match="something else, which would be deleted"):
+            check_replaceable(other, False)
 
 
 def test_an_unknown_recipe_is_answered_with_the_near_ones():

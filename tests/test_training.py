@@ -378,6 +378,16 @@ def test_an_adapter_at_strength_zero_merges_to_the_base(tiny, adapter, tmp_path)
     assert (base - merged).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("script", ["train.py", "merge.py"])
+def test_a_folder_that_holds_something_else_is_not_replaced(script, tiny, adapter, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    flags = ["--adapter", adapter] if script == "merge.py" else ["--model", tiny, "--data", tmp_path]
+    command = [sys.executable, str(REPOSITORY / "scripts" / script), *map(str, flags), "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "which would be deleted; give a new folder" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
 @pytest.fixture
 def half_size_base(tiny, adapter, tmp_path, monkeypatch):
     """The adapter's base says that its weights are bfloat16; a merge is cast to that."""

@@ -46,6 +46,11 @@ def first_trained_layer(chat: ChatModel, recipe: Recipe) -> int:
     return int(recipe.objective.from_layer * len(chat.model.model.layers))
 
 
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a run, whole or not."""
+    return (folder / CHECKPOINTS).is_dir() or (folder / "watch.jsonl").is_file()
+
+
 def train(
     chat: ChatModel,
     recipe: Recipe,
@@ -69,9 +74,7 @@ def train(
     prepared = _prepare(chat, examples + held_out, order, from_layer)
     kept = Collator(held_out, prepared[len(examples) :]) if held_out else None
     watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
-    start = watching.last_whole_checkpoint(out / CHECKPOINTS) if resume else None
-    if start is None:
-        shutil.rmtree(out, ignore_errors=True)
+    start = _start(out, resume)
     survive = watching.Survive()
     trainer = AnchoredTrainer(
         model=get_peft_model(chat.model, _lora_config(chat, recipe, from_layer)),
@@ -79,25 +82,29 @@ def train(
         train_dataset=Dataset.from_dict({"rows": order}),
         data_collator=Collator(examples, prepared[: len(examples)]),
         processing_class=chat.tokenizer,
-        callbacks=[
-            watching.KeepBest(watcher, recipe.watch.every, out, say),
-            survive,
-            watching.Progress(say),
-        ],
+        callbacks=[watching.KeepBest(watcher, recipe.watch.every, out, say), survive, watching.Progress(say)],
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
         head=_head(chat, examples, prepared, objective.vocabulary),
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    reached = f"going on from step {start.name.rpartition('-')[2]}" if start else ""
-    say(reached or f"training {objective.steps} steps")
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     if survive.interrupted:
         say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
         raise KeyboardInterrupt
     _finish(out, trainer.state.log_history, settings or {})
     return out
+
+
+def _start(out: Path, resume: bool) -> Path | None:
+    """The checkpoint to go on from; without one `out` begins empty."""
+    start = watching.last_whole_checkpoint(out / CHECKPOINTS) if resume else None
+    if start:
+        say(f"going on from step {start.name.rpartition('-')[2]}")
+    else:
+        shutil.rmtree(out, ignore_errors=True)
+    return start
 
 
 def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], list[list[int]]]:

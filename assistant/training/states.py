@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from assistant.loading import batches_by_length
 from assistant.training.examples import Example, padded
 
 PREPARE_TOKENS = 2048  # padded tokens of one forward pass while preparing
@@ -53,24 +54,14 @@ def prepare(
 ) -> list[Prepared]:
     """States of every example, and the base's last ones of anchors. `core`: the base, before any adapter."""
     results = [Prepared() for _ in examples]
-    for batch in _batches(examples):
-        with torch.no_grad():
-            _prepare_batch(core, [examples[i] for i in batch], [results[i] for i in batch], from_layer)
-        progress(sum(len(examples[i].ids) for i in batch))
+    for anchor in (False, True):
+        chosen = [i for i, example in enumerate(examples) if example.anchor == anchor]
+        for places in batches_by_length([len(examples[i].ids) for i in chosen], PREPARE_TOKENS):
+            batch = [chosen[place] for place in places]
+            with torch.no_grad():
+                _prepare_batch(core, [examples[i] for i in batch], [results[i] for i in batch], from_layer)
+            progress(sum(len(examples[i].ids) for i in batch))
     return results
-
-
-def _batches(examples: list[Example]) -> Iterator[list[int]]:
-    order = sorted(range(len(examples)), key=lambda i: (examples[i].anchor, -len(examples[i].ids)))
-    batch: list[int] = []
-    for index in order:
-        changes = batch and examples[index].anchor != examples[batch[0]].anchor
-        if changes or (batch and (len(batch) + 1) * len(examples[batch[0]].ids) > PREPARE_TOKENS):
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _prepare_batch(core: Any, examples: list[Example], results: list[Prepared], from_layer: int) -> None:

@@ -64,11 +64,12 @@ class Watcher:
         if self.anchors is None:
             return 0.0
         core, total, tokens = core_of(model), 0.0, 0
+        head = head_over(core)
         for start in range(0, len(self.anchors.examples), BATCH):
             rows = list(range(start, min(start + BATCH, len(self.anchors.examples))))
             batch = {key: value.to(core.device) for key, value in self.anchors([{"rows": rows}]).items()}
             with torch.no_grad():
-                _, kl = objectives(core, batch, self.from_layer, head_over(core))
+                _, kl = objectives(core, batch, self.from_layer, head)
             count = int((batch["objective"] == 2).sum())
             total, tokens = total + kl.item() * count, tokens + count
         return total / max(tokens, 1)
