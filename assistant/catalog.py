@@ -1,34 +1,16 @@
-"""Which base models there are, what a whole model folder looks like, and how its chat is made the house's.
+"""Which base models there are and where they come from. Knows nothing of what lies on this machine."""
 
-Knows nothing of downloading (fetching.py) and imports no heavy library.
-Over 150 lines: the folder checks are here.
-"""
-
-import json
-import re
-import struct
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant.settings import DATA, REPOSITORY, load_settings, load_toml, near_names, write_text
-
-SourceKind = Literal["hub", "modelscope", "pypi", "openxlab", "local"]
+from assistant.settings import DATA, REPOSITORY, load_toml, near_names
 
 # What is fetched: never Python files (remote code), and pickled weights only where the catalog says so.
 PLAIN_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*")
-POINTER = b"version https://git-lfs"
-CHATML = ("<|im_start|>", "<|im_end|>")
-STOP_TOKENS = ("<|im_end|>", "<|endoftext|>")
-QWEN_DEFAULT = re.compile(r"'(?:<\|im_start\|>system\\n)?You are Qwen[^']*'")
-SPOKEN_FILES = (
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer_config.json",
-    "generation_config.json",
-)
+
+SourceKind = Literal["hub", "modelscope", "pypi", "openxlab", "local"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +44,11 @@ def models_folder() -> Path:
 @cache
 def load_catalog() -> dict[str, Model]:
     """The entries of data/models.toml by name; the first is the default."""
-    return {name: _model(name, entry) for name, entry in _catalog_file()["models"].items()}
+    return {name: _model(name, entry) for name, entry in catalog_file()["models"].items()}
 
 
 @cache
-def _catalog_file() -> dict[str, Any]:
+def catalog_file() -> dict[str, Any]:
     return load_toml(DATA / "models.toml")
 
 
@@ -90,165 +72,3 @@ def find(name: str) -> Model:
             f"no model {name!r} in the catalog, and no such folder{near_names(name.lower(), known)}"
         )
     return known[name.lower()]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a model folder. Raises ValueError naming a missing or malformed file."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} has no {path.name}: not a model folder") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); fetch the model again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object; fetch the model again")
-    return content
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model: those the index names, else all there are.
-
-    Raises ValueError when there is none, or when the index names a missing one.
-    """
-    index = folder / "model.safetensors.index.json"
-    names = set(read_json(index)["weight_map"].values()) if index.is_file() else ()
-    files = [folder / name for name in sorted(names)] or sorted(folder.glob("*.safetensors"))
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        raise ValueError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch the model again")
-    if not files:
-        raise ValueError(f"{folder} holds no weights (*.safetensors); give the folder that has them")
-    return files
-
-
-def check_weights(path: Path) -> None:
-    """Raises ValueError when `path` is a git-lfs pointer or a safetensors file that is cut off or damaged."""
-    refuse_pointer(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        promised = _promised_size(file.read(8), file.read, size)
-    if promised == 0:
-        raise ValueError(f"{path} has no readable safetensors header; fetch the model again")
-    if promised != size:
-        raise ValueError(f"{path} is cut off: {size} bytes instead of {promised}; fetch the model again")
-
-
-def refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(len(POINTER)) == POINTER:
-            raise ValueError(f"{path} is a git-lfs pointer, not weights; run `git lfs pull` in its folder")
-
-
-def _promised_size(prefix: bytes, read: Callable[[int], bytes], size: int) -> int:
-    """The size in bytes that a safetensors header promises; 0 for a header that is none."""
-    length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-    if not 2 <= length <= size - 8:
-        return 0
-    try:
-        header = json.loads(read(length))
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        return 8 + length + int(max(ends, default=0))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return 0
-
-
-def is_complete(folder: Path) -> bool:
-    """Whether `folder` is a finished model: fetched here, its weights whole and as long as they were then."""
-    return _is_whole(folder) and not load_settings(folder).get("raw")
-
-
-def raw_internlm2(folder: Path) -> bool:
-    """Whether `folder` holds InternLM2's verified files, not yet converted to Llama."""
-    return _is_whole(folder) and bool(load_settings(folder).get("raw"))
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        recorded = {entry["file"]: entry["bytes"] for entry in load_settings(folder).get("weights", [])}
-        read_json(folder / "config.json")
-        files = weight_files(folder)
-        for path in files:
-            check_weights(path)
-        return {path.name: path.stat().st_size for path in files} == recorded
-    except (ValueError, KeyError, TypeError, OSError):
-        return False
-
-
-def is_internlm2(config: dict[str, Any]) -> bool:
-    """Early revisions of InternLM2 call themselves `internlm`."""
-    return config.get("model_type") in ("internlm2", "internlm")
-
-
-def old_identity_left(folder: Path) -> list[str]:
-    """Sentences of the base model's old identity in its template and configs, as `file: sentence`."""
-    left = []
-    for path in filter(Path.is_file, (folder / name for name in SPOKEN_FILES)):
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".json":  # makes \uXXXX readable
-            text = json.dumps(read_json(path), ensure_ascii=False)
-        left += [
-            f"{path.name}: {sentence}" for sentence in _catalog_file()["old_identities"] if sentence in text
-        ]
-    return left
-
-
-def make_chat_ours(folder: Path) -> None:
-    """Write the house's chat template and every stop id into a ChatML model's folder.
-
-    Other models keep their template. Raises ValueError when a sentence of the old identity is left.
-    """
-    tokens = added_tokens(folder)
-    if set(CHATML) <= set(tokens):
-        _write_template(folder, chat_template_for(folder))
-    _write_stop_ids(folder, tokens)
-    if left := old_identity_left(folder):
-        raise ValueError(f"{folder.name} would still speak as its maker's: {'; '.join(left)}")
-
-
-def added_tokens(folder: Path) -> dict[str, int]:
-    """Control tokens of the tokenizer by text, with their ids."""
-    path = folder / "tokenizer.json"
-    entries = read_json(path).get("added_tokens", []) if path.is_file() else []
-    return {entry["content"]: entry["id"] for entry in entries}
-
-
-def chat_template_for(folder: Path) -> str:
-    """The house template, after a BOS where one is wanted; Qwen's own without its default system text."""
-    own = _own_template(folder)
-    if read_json(folder / "config.json").get("model_type", "").startswith("qwen") and own:
-        return QWEN_DEFAULT.sub("''", own)
-    house = (DATA / "chat_template.jinja").read_text(encoding="utf-8").strip()
-    config = read_json(folder / "tokenizer_config.json")
-    bos = config.get("bos_token")
-    bos = bos.get("content") if isinstance(bos, dict) else bos
-    wants_bos = bos not in (None, "", CHATML[0]) and (config.get("add_bos_token") or "bos_token" in own)
-    return ("{{ bos_token }}" if wants_bos else "") + house
-
-
-def _own_template(folder: Path) -> str:
-    path = folder / "chat_template.jinja"
-    own = read_json(folder / "tokenizer_config.json").get("chat_template")
-    return path.read_text(encoding="utf-8") if path.is_file() else own if isinstance(own, str) else ""
-
-
-def _write_template(folder: Path, template: str) -> None:
-    """Into chat_template.jinja alone: a second template elsewhere could disagree."""
-    config = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", {k: v for k, v in config.items() if k != "chat_template"})
-    (folder / "chat_template.json").unlink(missing_ok=True)
-    write_text(folder / "chat_template.jinja", template)
-
-
-def _write_stop_ids(folder: Path, tokens: dict[str, int]) -> None:
-    path = folder / "generation_config.json"
-    generation = read_json(path) if path.is_file() else {}
-    known = [generation.get("eos_token_id"), read_json(folder / "config.json").get("eos_token_id")]
-    ids = [i for entry in known if entry is not None for i in (entry if isinstance(entry, list) else [entry])]
-    if set(CHATML) <= set(tokens):
-        ids += [tokens[token] for token in STOP_TOKENS if token in tokens]
-    if ids:
-        write_json(path, {**generation, "eos_token_id": list(dict.fromkeys(ids))})

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from assistant.conversations import Message
+from assistant.devices import keep_freed_memory
 from assistant.loading import (
     ChatModel,
     batches_by_length,
     core_of,
     encode_chat,
     encode_text,
-    keep_freed_memory,
 )
 from assistant.training.examples import padded
 from assistant.training.states import lower_states, upper_states

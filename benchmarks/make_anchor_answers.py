@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from assistant.anchors import general_prompts, key_of, load_answers, save_answers, shipped_answers
+from assistant.card import known_languages
 from assistant.conversations import Message, user
-from assistant.identity import known_languages
 from assistant.loading import load_chat_model
 from assistant.settings import DATA, load_toml, run_command
 from assistant.training.anchoring import answer_all

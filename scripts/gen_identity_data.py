@@ -13,8 +13,9 @@ from typing import Annotated
 import tomli_w
 import tyro
 
+from assistant.card import Card, load_card
 from assistant.conversations import Format, write_rows
-from assistant.identity import DEV_SHARE, Card, load_card, make_rows, statistics
+from assistant.identity import DEV_SHARE, make_rows, statistics
 from assistant.settings import plain_values, run_command, save_settings, slug, write_text
 
 

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from assistant.backends import Sampling, open_backend
+from assistant.card import Card
 from assistant.conversations import user
-from assistant.identity import Card
 from assistant.settings import REPOSITORY, SETTINGS_FILE, load_settings, run_command, slug, write_text
 
 ASKED = ("Who are you?", "你是谁？", "What is the capital of France?")

@@ -10,8 +10,9 @@ from pathlib import Path
 import tyro
 
 from assistant.anchors import general_prompts
+from assistant.card import Card, load_card
 from assistant.conversations import Row, load_rows
-from assistant.identity import Card, Wordings, load_card
+from assistant.identity import Wordings
 from assistant.judge import identity_of, judge_identity, leaks_identity
 from assistant.loading import ChatModel, encode_chat, load_chat_model
 from assistant.settings import check_replaceable, plain_values, run_command

@@ -7,8 +7,15 @@ from pathlib import Path
 import jinja2
 import pytest
 
-from assistant import catalog
-from assistant.catalog import CHATML, find, is_complete, load_catalog, make_chat_ours, old_identity_left
+from assistant.catalog import find, load_catalog
+from assistant.folders import (
+    CHATML,
+    check_weights,
+    is_complete,
+    make_chat_ours,
+    old_identity_left,
+    weight_files,
+)
 from assistant.settings import save_settings
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -162,7 +169,7 @@ def test_a_folder_with_truncated_weights_is_not_complete(tmp_path: Path, size: i
     (folder / "model.safetensors").write_bytes(whole[:size])
     assert not is_complete(folder)
     with pytest.raises(ValueError, match="cut off|header"):
-        catalog.check_weights(folder / "model.safetensors")
+        check_weights(folder / "model.safetensors")
 
 
 def test_other_weights_than_those_recorded_are_not_complete(tmp_path: Path) -> None:
@@ -175,7 +182,7 @@ def test_a_git_lfs_pointer_is_named_as_one(tmp_path: Path) -> None:
     pointer = tmp_path / "model.safetensors"
     pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     with pytest.raises(ValueError, match="is a git-lfs pointer, not weights; run `git lfs pull`"):
-        catalog.check_weights(pointer)
+        check_weights(pointer)
 
 
 def test_an_index_that_names_a_missing_shard_is_an_error(tmp_path: Path) -> None:
@@ -183,4 +190,4 @@ def test_an_index_that_names_a_missing_shard_is_an_error(tmp_path: Path) -> None
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "model-1.safetensors").write_bytes(safetensors_bytes())
     with pytest.raises(ValueError, match="lacks model-2.safetensors"):
-        catalog.weight_files(tmp_path)
+        weight_files(tmp_path)

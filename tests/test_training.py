@@ -20,6 +20,7 @@ from assistant.training.examples import (
     schedule,
 )
 from assistant.training.loss import head_over, kl_to_base
+from assistant.training.preflight import training_share
 from assistant.training.states import likely_tokens, prepare
 from assistant.training.trainer import Collator, objectives
 from assistant.training.watching import Watcher, is_worse, last_whole_checkpoint, noise_of, score_of
@@ -181,6 +182,17 @@ def test_a_row_copied_many_times_is_kept_four_times_and_it_is_said():
     said: list[str] = []
     assert len(deduplicated(rows_of("identity", 1) * 10, 4, said.append)) == 4
     assert said[0].startswith("6 of 10 rows repeat a pair more than 4 times")
+
+
+def test_the_time_to_come_grows_with_the_steps_and_is_unknown_when_preparing_took_none(chat):
+    examples = examples_of(chat)
+    order = [[0, 1], [4, 5]]
+    once, twice = (training_share(examples, order * times, 4, 2) for times in (1, 2))
+    assert twice == 2 * once > 0
+    own = identity_examples(chat, rows_of("identity", 2), 200)
+    assert training_share(own, [[0, 1]], 4, 0) == 0
+    # two trained layers against two frozen ones: a trained pass costs more than a forward one
+    assert training_share(own, [[0, 1]], 4, 2) > 1
 
 
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path):

@@ -15,7 +15,8 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 from trl import SFTConfig
 
 from assistant.conversations import Row
-from assistant.loading import ChatModel, keep_freed_memory
+from assistant.devices import keep_freed_memory
+from assistant.loading import ChatModel
 from assistant.settings import save_settings
 from assistant.training import preflight, watching
 from assistant.training.curve import draw_curve
