@@ -29,11 +29,11 @@ install-dev: .venv/installed-dev
 
 .venv/installed: pyproject.toml | .venv/python
 	$(BIN)/python -m pip install -q --disable-pip-version-check $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf,dev]'
 	@touch $@
 
 test: install-dev  ## all tests but those that need a GPU

@@ -11,6 +11,7 @@ from typing import Any
 from assistant.catalog import PLAIN_FILES, Model, Source
 from assistant.folders import (
     check_weights,
+    has_chat_template,
     is_internlm2,
     make_chat_ours,
     read_json,
@@ -19,7 +20,8 @@ from assistant.folders import (
     weight_files,
     write_json,
 )
-from assistant.settings import one_line, save_settings
+from assistant.internlm2_tokenizer import make_tokenizer, write_original_config
+from assistant.settings import save_settings
 
 
 def build(model: Model, source: Source, files: Path, revision: str, folder: Path) -> None:
@@ -27,19 +29,23 @@ def build(model: Model, source: Source, files: Path, revision: str, folder: Path
 
     Raises ValueError when the files are no model, are damaged, or could only run with remote code.
     """
+    converted = files.is_dir() and is_internlm2(read_json(files / "config.json"))
     if files.is_file():
         dequantize(files, folder)
+    elif converted:
+        convert(files, folder)
     else:
         gather(files, folder, source)
     config = read_json(folder / "config.json")
-    if not is_internlm2(config):
-        _refuse_remote_code(folder, config)
-        make_chat_ours(folder)
+    _refuse_remote_code(folder, config)
+    make_chat_ours(folder)
     settings = {
         "model": model.name, "title": model.title, "source": source.kind, "source_name": source.name,
         "revision": revision, "licence": model.licence,
         "dtype": config.get("dtype") or config.get("torch_dtype"),
-        "dequantized_from": files.name if files.is_file() else None, "raw": is_internlm2(config),
+        "dequantized_from": files.name if files.is_file() else None, 
+        "converted_from": "internlm2" if converted else None,
+        "is_base": converted and not has_chat_template(files),
         "weights": [describe_weights(path) for path in weight_files(folder)],
     }  # fmt: skip
     save_settings(folder, settings)
@@ -67,10 +73,57 @@ def dequantize(gguf: Path, folder: Path) -> None:
         dtype=torch.bfloat16,
     )
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    _split_digits(gguf, tokenizer)
+    tokenizer.save_pretrained(folder)
     config = read_json(folder / "config.json")
     config.pop("_model_name_or_path", None)
     write_json(folder / "config.json", config)
+
+
+def _split_digits(gguf: Path, tokenizer: Any) -> None:
+    """SmolLM reads numbers digit by digit; transformers drops that when it reads a GGUF file."""
+    from gguf import GGUFReader
+    from tokenizers import pre_tokenizers
+
+    kind = GGUFReader(gguf).get_field("tokenizer.ggml.pre")
+    if kind is not None and kind.contents() == "smollm":
+        inner = tokenizer.backend_tokenizer
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        inner.pre_tokenizer = pre_tokenizers.Sequence([digits, inner.pre_tokenizer])
+
+
+def convert(files: Path, folder: Path) -> None:
+    """An InternLM2 checkpoint → a Llama with a tokenizer.json: the same numbers, and no remote code.
+
+    tokenizer.model stays beside it for the way back. Raises ValueError for files that are no whole InternLM2.
+    """
+    from assistant.internlm2 import to_llama
+
+    model = files / "tokenizer.model"
+    if not model.is_file():
+        raise ValueError(f"{files} has no tokenizer.model; give the whole InternLM2 folder")
+    refuse_pointer(model)
+    to_llama(files, folder)
+    make_tokenizer(model, folder)
+    for path in (model, *files.glob("LICENSE*")):
+        shutil.copy2(path, folder / path.name)
+
+
+def revert(folder: Path, out: Path) -> None:
+    """A converted (or merged) folder → InternLM2's layout: weights byte for byte as before the conversion.
+
+    Raises ValueError when `folder` was not converted from InternLM2.
+    """
+    from assistant.internlm2 import to_internlm2
+
+    model = folder / "tokenizer.model"
+    if not model.is_file():
+        raise ValueError(f"{folder} has no tokenizer.model: it was not converted from InternLM2")
+    to_internlm2(folder, out)
+    write_original_config(out, (folder / "chat_template.jinja").read_text(encoding="utf-8"))
+    shutil.copy2(model, out / model.name)
+    shutil.copy2(folder / "generation_config.json", out)
 
 
 def gather(files: Path, folder: Path, source: Source) -> None:
@@ -100,16 +153,11 @@ def _safetensors_name(name: str) -> str:
 
 def _to_safetensors(path: Path, folder: Path) -> None:
     """Pickled tensors, read without running anything in them. Raises ValueError for any other content."""
-    import pickle
-
-    import torch
     from safetensors.torch import save_file
 
-    refuse_pointer(path)
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is damaged or holds more than tensors: {one_line(error)[:120]}") from None
+    from assistant.tensors import read_pickled
+
+    tensors = read_pickled(path)
     copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     save_file(copies, folder / _safetensors_name(path.name), metadata={"format": "pt"})
 

@@ -35,6 +35,8 @@ class Model:
     size_mb: int
     licence: str
     languages: tuple[str, ...] = ()
+    converted: bool = False
+    """InternLM2: stored as a Llama, so download and folder exist side by side for a while."""
 
 
 def models_folder() -> Path:

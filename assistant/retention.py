@@ -43,7 +43,7 @@ def retention(
 
 def _row(base: ChatModel, prompt: list[Message], answer: str) -> tuple[list[int], int]:
     ids = encode_chat(base.tokenizer, prompt)
-    answer_ids = [*encode_text(base.tokenizer, answer), base.stop_ids[0]][:ANSWER_TOKENS]
+    answer_ids = [*encode_text(base.tokenizer, answer), base.end_of_turn][:ANSWER_TOKENS]
     return ids + answer_ids, len(ids)
 
 

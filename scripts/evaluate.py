@@ -23,7 +23,7 @@ CACHE = Path(__file__).resolve().parent.parent / "models" / "cache"
 @dataclass(frozen=True)
 class Settings:
     model: str
-    """A model or adapter folder, or an OpenAI-compatible address (http…/v1)."""
+    """A model or adapter folder, a .gguf file, or an OpenAI-compatible address (http…/v1)."""
     out: Path
     """Where the scorecard goes, for example out/ada/scorecard."""
     name: str = ""
@@ -33,7 +33,7 @@ class Settings:
     """The base model's folder, to compare with; without it nothing is said about retention."""
     probes: Path | None = None
     """A probe file instead of the built-in questions."""
-    backend: Literal["auto", "transformers", "openai"] = "auto"
+    backend: Literal["auto", "transformers", "openai", "llama_cpp"] = "auto"
     max_new_tokens: int = 32
     """Tokens of an answer that are judged."""
     temperature: float = 0.0

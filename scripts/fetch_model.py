@@ -3,17 +3,19 @@
     python scripts/fetch_model.py smollm2-135m-instruct
     python scripts/fetch_model.py internlm2-chat-1_8b --source modelscope
     python scripts/fetch_model.py path/to/a/folder
+    python scripts/fetch_model.py models/internlm2-chat-1_8b --to internlm2 --out out/internlm2
 
 Without --source, the catalog's sources (data/models.toml) are tried in order. A finished folder is kept.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from assistant.catalog import SourceKind
-from assistant.fetching import fetch
+from assistant.fetching import fetch, fetch_back
 from assistant.settings import run_command
 
 
@@ -27,9 +29,15 @@ class FetchModel:
     """The only source to try; without it the catalog's order is followed."""
     out: Path | None = None
     """The folder to write; models/NAME without it."""
+    to: Literal["llama", "internlm2"] = "llama"
+    """internlm2 turns a converted folder back into InternLM2's own layout, in --out."""
 
 
 def main(settings: FetchModel) -> None:
+    if settings.to == "internlm2":
+        if settings.out is None:
+            raise ValueError("--to internlm2 needs --out, the folder to write")
+        return fetch_back(Path(settings.name), settings.out)
     fetch(settings.name, settings.source, settings.out)
 
 

@@ -458,22 +458,6 @@ def test_too_little_disk_is_said_with_both_numbers(
         fetch(DEFAULT, out=tmp_path / "m")
 
 
-def test_internlm2_is_kept_verified_and_waits_for_its_conversion(copy: Path, tmp_path: Path) -> None:
-    config = json.loads((copy / "config.json").read_text()) | {"model_type": "internlm2", "auto_map": {}}
-    (copy / "config.json").write_text(json.dumps(config))
-    assert_one_sentence(
-        run(copy, "--out", tmp_path / "m"), "conversion to Llama is not part of this version yet"
-    )
-    weights = tmp_path / "m" / "model.safetensors"
-    assert weights.read_bytes() == (copy / "model.safetensors").read_bytes() and not is_complete(
-        tmp_path / "m"
-    )
-    written = weights.stat().st_ino
-    with pytest.raises(RuntimeError, match="will not be fetched again"):
-        fetch(str(copy), out=tmp_path / "m")
-    assert weights.stat().st_ino == written
-
-
 def test_pickled_weights_become_safetensors_with_equal_tensors(copy: Path, tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
@@ -558,6 +542,15 @@ def test_openxlab_without_the_repository_is_one_sentence(remote: Path, tmp_path:
     shutil.rmtree(remote)
     with pytest.raises(RuntimeError, match="git clone of .*internlm2-chat-1.8b.git failed: fatal:"):
         fetch("internlm2-chat-1_8b", "openxlab", tmp_path / "m")
+
+
+@pytest.mark.slow
+def test_the_default_model_reads_digits_one_by_one_as_its_maker_does() -> None:
+    """Ids of the GGUF file's own tokenizer (`pre` is smollm), given by llama.cpp."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(fetch(DEFAULT)))
+    assert tokenizer.encode("a  2") == [81, 256, 34]
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from typing import Literal, Protocol
 from assistant.conversations import Message
 from assistant.settings import REPOSITORY
 
-Kind = Literal["auto", "transformers", "openai"]
+LEAST_ANSWER = 64  # tokens of the context that are always left for the answer
+Kind = Literal["auto", "transformers", "openai", "llama_cpp"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,25 @@ class Backend(Protocol):
         ...
 
 
+def fit(
+    encode: Callable[[list[Message]], list[int]], messages: list[Message], context: int, max_new_tokens: int
+) -> tuple[list[int], int]:
+    """Token ids of the conversation, and how many of its oldest messages had to go to fit the context.
+
+    The system message and the last question stay. Raises ValueError when these alone are too long.
+    """
+    room = context - min(max_new_tokens, max(LEAST_ANSWER, context // 4))
+    has_system = messages[0]["role"] == "system"
+    head, turns = messages[:has_system], messages[has_system:]
+    for dropped in range(0, len(turns), 2):
+        ids = encode(head + turns[dropped:])
+        if len(ids) <= room:
+            return ids, dropped
+    raise ValueError(f"the message is {len(ids)} tokens long and the model reads {room}; write a shorter one")
+
+
 def open_backend(model: str, kind: Kind = "auto") -> Backend:
-    """An http…/v1 address (`#name` picks one of its models), a model or adapter folder, or a hub id.
+    """An http…/v1 address (`#name`: one of its models), a .gguf file, a model or adapter folder, a hub id.
 
     Raises ValueError for what is none of these, RuntimeError when the engine is not installed.
     """
@@ -76,10 +94,12 @@ def open_backend(model: str, kind: Kind = "auto") -> Backend:
         from assistant.backends.openai_backend import OpenAIBackend
 
         return OpenAIBackend(model)
-    if model.endswith(".gguf"):
-        raise ValueError(
-            f"{model}: GGUF files are not read here; serve it (llama-server) and give its http…/v1 address"
-        )
+    if model.endswith(".gguf") and kind in ("auto", "llama_cpp"):
+        from assistant.backends.llama_cpp_backend import LlamaCppBackend
+
+        return LlamaCppBackend(model)
+    if kind == "llama_cpp":
+        raise ValueError(f"{model} is no .gguf file; make one with scripts/export_gguf.py")
     return _open_transformers(model)
 
 

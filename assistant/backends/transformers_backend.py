@@ -2,20 +2,20 @@
 
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from assistant.backends import Notice, Sampling
+from assistant.backends import Notice, Sampling, fit
 from assistant.backends.pump import Turns, pump
 from assistant.conversations import Message
 from assistant.loading import encode_chat, generate_batch, load_chat_model
 
 HALF_CHARACTER = "\ufffd"
 LONGEST_CHARACTER = 6  # tokens; a tail that stays broken for longer is not a character in the making
-LEAST_ANSWER = 64  # tokens of the context that are always left for the answer
 
 
 class TransformersBackend:
@@ -83,20 +83,7 @@ class TransformersBackend:
             )
 
     def fit(self, messages: list[Message], max_new_tokens: int) -> tuple[list[int], int]:
-        """Token ids of the conversation, and how many of its oldest messages had to go to fit the context.
-
-        The system message and the last question stay. Raises ValueError when these alone are too long.
-        """
-        room = self.context - min(max_new_tokens, max(LEAST_ANSWER, self.context // 4))
-        has_system = messages[0]["role"] == "system"
-        head, turns = messages[:has_system], messages[has_system:]
-        for dropped in range(0, len(turns), 2):
-            ids = encode_chat(self._chat.tokenizer, head + turns[dropped:])
-            if len(ids) <= room:
-                return ids, dropped
-        raise ValueError(
-            f"the message is {len(ids)} tokens long and the model reads {room}; write a shorter one"
-        )
+        return fit(partial(encode_chat, self._chat.tokenizer), messages, self.context, max_new_tokens)
 
     def _seed(self, sampling: Sampling) -> None:
         if sampling.seed is not None:

@@ -58,7 +58,7 @@ def _example(
 ) -> Example:
     *prompt, answer = row["messages"]
     prompt_ids = encode_chat(chat.tokenizer, prompt)
-    answer_ids = [*encode_text(chat.tokenizer, answer["content"]), chat.stop_ids[0]]
+    answer_ids = [*encode_text(chat.tokenizer, answer["content"]), chat.end_of_turn]
     room = max(max_length - len(answer_ids), 1)
     ids = (*prompt_ids[-room:], *answer_ids[:max_length])
     kind = row.get("kind", "identity")

@@ -1,0 +1,136 @@
+"""A GGUF file spoken by llama.cpp in this process, in the file's own chat template; without torch."""
+
+import codecs
+import threading
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from assistant.backends import Notice, Sampling, fit
+from assistant.backends.pump import Turns, pump
+from assistant.conversations import Message, hide_contents, template_pieces
+from assistant.llama_cpp import Engine
+
+HALF_CHARACTER = "\ufffd"
+MOST_CONTEXT = 8192  # tokens; the memory for keys and values is taken when the file is opened
+
+
+class LlamaCppBackend:
+    """Raises ValueError when `model` is no GGUF file with a chat template, RuntimeError without xllamacpp."""
+
+    def __init__(self, model: str, context: int = MOST_CONTEXT) -> None:
+        path = Path(model)
+        _check_file(path)
+        self.label = f"llama.cpp: {model}"
+        self._engine = Engine(path, context)
+        self._chat = ChatFormat(self._engine, path)
+        self._turns = Turns()
+
+    @property
+    def context(self) -> int:
+        """Tokens that question and answer may fill together."""
+        return self._engine.context
+
+    def stream(
+        self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
+    ) -> Generator[str, None, None]:
+        def work(emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
+            with self._turns.take(emit, is_stopped) as is_ours:
+                if is_ours:
+                    self._generate(messages, sampling, emit, is_stopped)
+
+        return pump(work, stop)
+
+    def answer_all(
+        self,
+        conversations: list[list[Message]],
+        sampling: Sampling,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[str]:
+        answers = []
+        for messages in conversations:
+            with self._turns.take():
+                ids, _ = self.fit(messages, sampling.max_new_tokens)
+                answers.append("".join(self._answer(ids, sampling, reuse=False)).strip())
+            if progress:
+                progress(1)
+        return answers
+
+    def _generate(
+        self,
+        messages: list[Message],
+        sampling: Sampling,
+        emit: Callable[[str], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
+        ids, dropped = self.fit(messages, sampling.max_new_tokens)
+        if dropped:
+            emit(Notice("shortened", dropped))
+        with self._engine.stopped_by(is_stopped):
+            for chunk in self._answer(ids, sampling, reuse=True):
+                emit(chunk)
+
+    def _answer(self, ids: list[int], sampling: Sampling, reuse: bool) -> Iterator[str]:
+        """Text as it comes; a character whose bytes are not all there is held back, at the end dropped."""
+        if not self._engine.read(ids, reuse):
+            return
+        room = min(sampling.max_new_tokens, self.context - len(ids))
+        decoder, held = codecs.getincrementaldecoder("utf-8")("replace"), ""
+        for token in self._engine.generate(room, sampling.temperature, sampling.top_p, sampling.seed):
+            text = held + decoder.decode(self._engine.bytes_of(token))
+            whole = text.rstrip(HALF_CHARACTER)
+            held = text[len(whole) :]
+            if whole:
+                yield whole
+
+    def fit(self, messages: list[Message], max_new_tokens: int) -> tuple[list[int], int]:
+        return fit(self._chat.encode, messages, self.context, max_new_tokens)
+
+
+class ChatFormat:
+    """The file's chat template: the ids that loading.encode_chat gives for the folder the file came from."""
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self._engine = engine
+        self._control = engine.control_tokens()
+        if not (text := engine.chat_template()):
+            raise ValueError(f"{path} has no chat template; export it with scripts/export_gguf.py")
+        self._template = _compiled(text, path)
+
+    def encode(self, messages: list[Message]) -> list[int]:
+        """What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens."""
+        ends = self._engine.ends()
+        text = self._template.render(messages=hide_contents(messages), add_generation_prompt=True, **ends)
+        ids: list[int] = []
+        for piece, is_control in template_pieces(text, messages, self._control):
+            ids += [self._control[piece]] if is_control else self._engine.tokenize(piece)
+        return ids
+
+
+def _compiled(text: str, path: Path) -> Any:
+    """Sandboxed, with the settings and the two functions that transformers gives to chat templates."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    environment.globals["raise_exception"] = refuse
+    try:
+        return environment.from_string(text)
+    except TemplateSyntaxError as error:
+        raise ValueError(f"{path}: its chat template is broken ({error}); export it again") from None
+
+
+def _check_file(path: Path) -> None:
+    """Raises ValueError for what is no GGUF file."""
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist; make one: python scripts/export_gguf.py --model DIR --out {path}"
+        )
+    with path.open("rb") as file:
+        begin = file.read(4)
+    if begin != b"GGUF":
+        hint = "a git-lfs pointer: run `git lfs pull`" if begin == b"vers" else "not a GGUF file"
+        raise ValueError(f"{path} is {hint}")

@@ -1,0 +1,244 @@
+"""A Llama model folder as one GGUF file with its tokenizer and chat template, and a Modelfile for Ollama.
+
+Sources: llama.cpp's convert_hf_to_gguf.py (what a file holds), llama-quant.cpp (which tensor gets more bits).
+Long, for a tensor's place, type and bytes must agree; of tokens it knows only that gguf_tokens adds them.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+from assistant.folders import old_identity_left, own_template, read_json
+from assistant.gguf_tokens import add_tokenizer
+from assistant.settings import DATA, load_settings, write_text
+
+GgufType = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q5_0", "q4_1", "q4_0"]
+HEAD = ("output.weight", "token_embd.weight")
+FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}  # for rows that are no multiple of 256
+PERMUTED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
+SPARE_BYTES = 64 * 2**20  # header, vocabulary, Modelfile
+MODELFILE = """FROM ./{file}
+TEMPLATE \"\"\"{{{{- range .Messages }}}}<|im_start|>{{{{ .Role }}}}
+{{{{ .Content }}}}<|im_end|>
+{{{{ end }}}}<|im_start|>assistant
+\"\"\"
+PARAMETER stop "<|im_end|>"
+PARAMETER stop "<|im_start|>"
+"""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where a tensor of the folder goes: its name, shape [rows, columns] and ggml type in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Any
+    heads: int = 0
+    """Above 0 for q and k, whose rows llama.cpp wants pair by pair."""
+
+
+def export_gguf(
+    folder: Path, out: Path, kind: GgufType, progress: Callable[[int, int], None] = lambda done, all_: None
+) -> bool:
+    """Write `folder` as `out` and a Modelfile beside it; `progress` hears tensors done and in all.
+
+    Memory: the largest tensor in float32, twice. False when the template is no ChatML: then the Modelfile
+    leaves it to Ollama. Raises ValueError for a folder that is no whole Llama, RuntimeError for lack of disk
+    or library.
+    """
+    from gguf import GGUFWriter
+
+    from assistant.tensors import checkpoint_files, shapes_in
+
+    config = read_json(folder / "config.json")
+    check_folder(folder, config)
+    paths = checkpoint_files(folder)
+    shapes = {name: shape for path in paths for name, shape in shapes_in(path).items()}
+    plan = plan_tensors(shapes, config, kind)
+    _check_disk(out, sum(_size(tensor) for tensor in plan.values()))
+    beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    writer = GGUFWriter(beside, "llama")
+    try:
+        _add_model(writer, folder, config, kind)
+        add_tokenizer(writer, folder, config)
+        _write(writer, plan, paths, progress)
+        writer.close()
+        os.replace(beside, out)
+    finally:
+        writer.close()
+        beside.unlink(missing_ok=True)
+    text, is_known = modelfile(folder, out.name)
+    write_text(out.with_name("Modelfile"), text)
+    return is_known
+
+
+def check_folder(folder: Path, config: dict[str, Any]) -> None:
+    """Raises ValueError for a model that would not be the same as a GGUF, or that speaks as its maker's."""
+    if config.get("model_type") != "llama":
+        raise ValueError(
+            f"{folder} is a {config.get('model_type')} model; only Llama folders become GGUF files here "
+            "(SmolLM2, or an InternLM2 from scripts/fetch_model.py)"
+        )
+    rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get("rope_type", "default")
+    if rope not in ("default", "dynamic", "linear"):
+        raise ValueError(f"{folder}: rope_type {rope!r} is not known here; default, dynamic and linear are")
+    if config.get("attention_bias") or config.get("mlp_bias"):
+        raise ValueError(f"{folder} has biases, which no Llama has that is known here")
+    if not own_template(folder):
+        raise ValueError(f"{folder} has no chat template; fetch it with scripts/fetch_model.py")
+    if left := old_identity_left(folder):
+        raise ValueError(f"{folder} would still speak as its maker's: {'; '.join(left)}")
+
+
+def plan_tensors(
+    shapes: dict[str, tuple[int, ...]], config: dict[str, Any], kind: GgufType
+) -> dict[str, Tensor]:
+    """What becomes of each tensor of the folder. Raises ValueError for one that no Llama has."""
+    from gguf import MODEL_ARCH, get_tensor_name_map
+
+    layers, tied = config["num_hidden_layers"], bool(config.get("tie_word_embeddings"))
+    names = get_tensor_name_map(MODEL_ARCH.LLAMA, layers)
+    plan = {}
+    for name, shape in shapes.items():
+        if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
+            continue
+        if not (new := names.get_name(name, try_suffixes=(".weight",))):
+            raise ValueError(f"the weights hold {name}, which no Llama has; fetch the model again")
+        heads = config.get(PERMUTED.get(name.split(".")[-2], "")) or 0
+        plan[name] = Tensor(new, shape, tensor_type(new, shape, kind, layers, tied), heads)
+    if not {"token_embd.weight", "output_norm.weight"} <= {tensor.name for tensor in plan.values()}:
+        raise ValueError("the weights lack the embedding or the last norm; fetch the model again")
+    return plan
+
+
+def tensor_type(name: str, shape: tuple[int, ...], kind: GgufType, layers: int, tied: bool) -> Any:
+    """The ggml type of one tensor: norms stay float32, the head and _M types' weak spots get more bits."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    wanted = kind.upper().removesuffix("_M")
+    if len(shape) == 1:
+        wanted = "F32"
+    elif name == HEAD[tied] and wanted.endswith("_K"):
+        wanted = "Q6_K"
+    elif name == HEAD[tied] and wanted.startswith("Q"):
+        wanted = "Q8_0"
+    elif kind.endswith("_m") and re.search(r"attn_v|ffn_down", name):
+        wanted = "Q6_K" if _gets_more_bits(int(name.split(".")[1]), layers) else wanted
+    for candidate in (wanted, FALLBACK.get(wanted, "F16"), "F16"):
+        block = GGML_QUANT_SIZES[GGMLQuantizationType[candidate]][0]
+        if shape[-1] % block == 0:
+            break
+    return GGMLQuantizationType[candidate]
+
+
+def _gets_more_bits(layer: int, layers: int) -> bool:
+    eighth = layers // 8
+    return layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+
+
+def _size(tensor: Tensor) -> int:
+    from gguf import GGML_QUANT_SIZES
+
+    block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
+    return prod(tensor.shape) // block * block_bytes
+
+
+def _check_disk(out: Path, needed: int) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(out.parent).free
+    if free < needed + SPARE_BYTES:
+        raise RuntimeError(
+            f"{out.parent} has {free // 10**6} MB free and the file needs {needed // 10**6} MB; "
+            "free some, or take a smaller --type"
+        )
+
+
+def _add_model(writer: Any, folder: Path, config: dict[str, Any], kind: GgufType) -> None:
+    from gguf import LlamaFileType, RopeScalingType
+
+    rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {}), **config}
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    card = load_settings(folder).get("card", {})
+    writer.add_name(f"{card['name']}'s assistant" if card.get("name") else folder.resolve().name)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_freq_base(float(rope.get("rope_theta", 10_000)))
+    if rope.get("rope_type") == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(float(rope["factor"]))
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    file_type = {"f32": "ALL_F32"}.get(kind) or f"MOSTLY_{kind.upper()}"
+    writer.add_file_type(LlamaFileType[file_type])
+    writer.add_quantization_version(2)
+
+
+def modelfile(folder: Path, file: str) -> tuple[str, bool]:
+    """Ollama's Modelfile for `file`, and whether the folder's chat is the house's, which it spells out."""
+    house = (DATA / "chat_template.jinja").read_text(encoding="utf-8").strip()
+    if own_template(folder).strip().removeprefix("{{ bos_token }}") == house:
+        return MODELFILE.format(file=file), True
+    return f"FROM ./{file}\n", False
+
+
+def _write(
+    writer: Any, plan: dict[str, Tensor], paths: list[Path], progress: Callable[[int, int], None]
+) -> None:
+    import numpy
+
+    from assistant.tensors import tensors_in
+
+    for tensor in plan.values():
+        shape = _stored_shape(tensor)
+        dtype = numpy.dtype({"F32": "f4", "F16": "f2"}.get(tensor.kind.name, "u1"))
+        writer.add_tensor_info(tensor.name, shape, dtype, _size(tensor), tensor.kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    done = 0
+    for name, weights in tensors_in(paths):
+        if name in plan:
+            writer.write_tensor_data(_encoded(plan[name], weights))
+            done += 1
+            progress(done, len(plan))
+
+
+def _stored_shape(tensor: Tensor) -> tuple[int, ...]:
+    """As GGUFWriter wants it: the last dimension in bytes for types that numpy does not have."""
+    if tensor.kind.name in ("F32", "F16"):
+        return tensor.shape
+    return (*tensor.shape[:-1], _size(tensor) // prod(tensor.shape[:-1]))
+
+
+def _encoded(tensor: Tensor, weights: Any) -> Any:
+    """A torch tensor as the bytes of its ggml type: gguf's own quantizers, llama.cpp's for the K types."""
+    from gguf import quants
+
+    rows = weights.float().numpy()
+    if tensor.heads:
+        rows = permute(rows, tensor.heads)
+    try:
+        return quants.quantize(rows, tensor.kind)
+    except NotImplementedError:
+        from assistant.llama_cpp import quantize_rows
+
+        return quantize_rows(rows, int(tensor.kind), _stored_shape(tensor)[-1])
+
+
+def permute(rows: Any, heads: int) -> Any:
+    """Rows of q or k [heads * size, columns]: halves of a head side by side → llama.cpp's pairs."""
+    return rows.reshape(heads, 2, -1, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
