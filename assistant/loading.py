@@ -16,6 +16,7 @@ from assistant.conversations import Message, assistant, hide_contents, template_
 from assistant.devices import device_of_machine, fast_dtype
 from assistant.folders import refuse_pointer
 from assistant.internlm2_tokenizer import check_tokenizer
+from assistant.settings import load_settings
 
 GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
 
@@ -71,18 +72,24 @@ def check_model_folder(path: Path) -> None:
 
 
 def load_chat_model(
-    path: str | Path, *, dtype: torch.dtype | None = None, device: str | None = None
+    path: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | None = None,
+    quantization: dict[str, Any] | None = None,
 ) -> ChatModel:
-    """Load a model folder, an adapter folder (with its base), or a hub id.
+    """Load a model folder, an adapter folder (with its base as it was trained on), or a hub id.
 
-    `dtype` defaults to the fastest that the device multiplies natively. Raises ValueError for a folder that
-    is no model; no remote code is ever run.
+    `dtype` defaults to the fastest that the device multiplies natively; with `quantization` (fields of
+    BitsAndBytesConfig) the linear layers are quantized. Raises ValueError for a folder that is no model,
+    RuntimeError where bitsandbytes is missing; no remote code is ever run.
     """
     path = Path(path)
     device = device or device_of_machine()
     dtype = dtype or fast_dtype(device)
     if path.is_dir() and is_adapter(path):
-        chat = load_chat_model(base_of_adapter(path), dtype=dtype, device=device)
+        base, quantized = base_of_adapter(path), quantization_of(path)
+        chat = load_chat_model(base, dtype=dtype, device=device, quantization=quantized)
         from peft import PeftModel
 
         adapted = PeftModel.from_pretrained(chat.model, str(path)).eval()
@@ -90,10 +97,29 @@ def load_chat_model(
     if path.exists() or path.is_absolute() or len(path.parts) != 2:
         check_model_folder(path)
     with quiet_loading():
-        model: Any = AutoModelForCausalLM.from_pretrained(str(path), dtype=dtype, trust_remote_code=False)
+        arguments = _quantized(quantization, dtype, device) if quantization else {}
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, trust_remote_code=False, **arguments
+        )
     tokenizer = load_tokenizer(path)
     check_tokenizer(tokenizer, model.config.vocab_size, path)
-    return ChatModel(model.to(device).eval(), tokenizer, stop_ids_of(model), path)
+    placed = model if quantization else model.to(device)
+    return ChatModel(placed.eval(), tokenizer, stop_ids_of(model), path)
+
+
+def quantization_of(adapter: Path) -> dict[str, Any]:
+    """How the base was quantized while `adapter` was trained; empty when it was not."""
+    return dict(load_settings(adapter).get("run", {}).get("quantization", {}))
+
+
+def _quantized(quantization: dict[str, Any], dtype: torch.dtype, device: str) -> dict[str, Any]:
+    """Arguments of from_pretrained. Raises RuntimeError where bitsandbytes is missing."""
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RuntimeError("a quantized base needs bitsandbytes; run: pip install -e '.[qlora]'")
+    config = transformers.BitsAndBytesConfig(bnb_4bit_compute_dtype=dtype, **quantization)
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from assistant.loading import (
     generate_batch,
     load_chat_model,
     load_tokenizer,
+    quantization_of,
     quiet_loading,
     stop_ids_of,
 )
@@ -81,10 +82,7 @@ def _merge_as(
     scale: float,
     states: Callable[[str], bool],
 ) -> dict[str, Any]:
-    with quiet_loading():
-        base = AutoModelForCausalLM.from_pretrained(
-            str(base_folder), dtype=torch.float32, trust_remote_code=False
-        )
+    base = _float32_base(base_folder, adapter)
     tokenizer = load_tokenizer(base_folder)
     model = PeftModel.from_pretrained(base, str(adapter)).eval()
     with rescale_adapter_scale(model, scale):
@@ -100,6 +98,17 @@ def _merge_as(
     shutil.rmtree(folder, ignore_errors=True)
     _write(merged.to(getattr(torch, dtype)), base_folder, folder)
     return {"logit_difference": difference, **_check_written(folder, before, probes, answers, states)}
+
+
+def _float32_base(base_folder: Path, adapter: Path) -> Any:
+    """The base as the adapter knew it: one that was quantized then is quantized again and read back."""
+    if quantization := quantization_of(adapter):
+        chat = load_chat_model(base_folder, quantization=quantization)
+        return chat.model.dequantize(dtype=torch.float32).to("cpu", torch.float32)
+    with quiet_loading():
+        return AutoModelForCausalLM.from_pretrained(
+            str(base_folder), dtype=torch.float32, trust_remote_code=False
+        )
 
 
 def logits_of(chat: ChatModel, probes: list[list[Message]]) -> list[torch.Tensor]:

@@ -1,6 +1,6 @@
 """InternLM2-1.8B at full size, random weights: conversion, its memory, and what training costs here.
 
-Run: python benchmarks/internlm2_full_size.py --out /tmp/full [--steps 40]
+Run: python benchmarks/internlm2_full_size.py --out /tmp/full [--steps 40] [--recipes]
 """
 
 import json
@@ -35,7 +35,9 @@ SHARD_BYTES = 2 * 10**9
 class Settings:
     out: Path
     steps: int = 40
-    train: bool = True
+    recipes: tuple[str, ...] = ("identity_lora", "identity_qlora")
+    """Trained one after the other; none measures the conversion alone."""
+    merge: bool = False
 
 
 def make_checkpoint(folder: Path) -> None:
@@ -78,11 +80,16 @@ def main(settings: Settings) -> None:
     timed("to Llama", "scripts/fetch_model.py", source, "--out", model)
     timed("back", "scripts/fetch_model.py", model, "--to", "internlm2", "--out", back)
     shutil.rmtree(back)
-    if settings.train:
-        data, adapter = settings.out / "data", settings.out / "adapter"
-        timed("data", "scripts/gen_identity_data.py", "--name", "Ada", "--out", data, "--base", "InternLM2")
-        flags = ["--set", f"steps={settings.steps}", "--set", f"watch.every={settings.steps}"]
-        timed("training", "scripts/train.py", "--model", model, "--data", data, "--out", adapter, *flags)
+    data = settings.out / "data"
+    timed("data", "scripts/gen_identity_data.py", "--name", "Ada", "--out", data, "--base", "InternLM2")
+    flags = ["--set", f"steps={settings.steps}", "--set", f"watch.every={settings.steps}"]
+    for recipe in settings.recipes:
+        out = settings.out / recipe
+        flags_of = ["--recipe", recipe, "--model", model, "--data", data, "--out", out, *flags]
+        timed(recipe, "scripts/train.py", *flags_of)
+        if settings.merge:
+            merged = settings.out / f"{recipe}-merged"
+            timed(f"{recipe}, merged", "scripts/merge.py", "--adapter", out, "--out", merged)
 
 
 if __name__ == "__main__":

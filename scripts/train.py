@@ -75,7 +75,7 @@ def main(settings: Settings) -> None:
     card = load_card(settings.data / "card.toml")
     identity = identity_of(plain_values(card))
     own, near, dev = rows_of(settings, recipe, card)
-    chat = load_chat_model(settings.model)
+    chat = load_chat_model(settings.model, quantization=recipe.quantization)
     general = general_prompts()
     random.Random(0).shuffle(general)
     general = [row for row in general if is_short(row, chat, recipe.objective.anchor_prompt)]

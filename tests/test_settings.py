@@ -1,3 +1,4 @@
+import dataclasses
 import os
 
 import pytest
@@ -124,3 +125,33 @@ def test_a_recipe_file_states_only_the_differences(tmp_path):
     path.write_text("[objective]\nsteps = 7\n", encoding="utf-8")
     recipe = load_recipe(str(path))
     assert (recipe.name, recipe.objective.steps, recipe.objective.identity_rows) == ("mine", 7, 6)
+
+
+def test_a_recipe_like_another_states_only_its_differences(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('like = "identity_lora"\n[objective]\nsteps = 7\n', encoding="utf-8")
+    mine, parent = load_recipe(str(path)), load_recipe("identity_lora")
+    assert mine.objective == dataclasses.replace(parent.objective, steps=7)
+    assert (mine.lora, mine.trainer, mine.watch) == (parent.lora, parent.trainer, parent.watch)
+
+
+def test_qlora_is_identity_lora_on_a_base_in_four_bits():
+    qlora, lora = load_recipe("identity_qlora"), load_recipe("identity_lora")
+    assert qlora.quantization["bnb_4bit_quant_type"] == "nf4" and not lora.quantization
+    assert dataclasses.replace(qlora, name="identity_lora", quantization={}) == lora
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('like = "identity_lorra"', "'identity_lorra' is unknown; did you mean identity_lora"),
+        (
+            "[quantization]\nload_in_4bits = true",
+            "BitsAndBytesConfig has no 'load_in_4bits'; did you mean load_in",
+        ),
+    ],
+)
+def test_a_wrong_parent_or_quantization_is_one_clear_sentence(text, sentence, tmp_path):
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=sentence):
+        load_recipe(str(tmp_path / "mine.toml"))

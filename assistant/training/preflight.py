@@ -11,17 +11,17 @@ ACTIVATIONS = 34  # numbers kept for the backward pass, a token, layer and hidde
 
 
 def estimate(
-    examples: list[Example], order: list[list[int]], parameters: int, hidden: int, depth: int, size: int
+    examples: list[Example], order: list[list[int]], weights: int, hidden: int, depth: int, size: int
 ) -> dict[str, float]:
     """Updates' tokens and peak memory in GiB: weights, cached states, the activations of one batch.
 
-    `depth`: trained layers; `size`: bytes of a number.
+    `weights`: bytes of the base; `depth`: trained layers; `size`: bytes of a number.
     """
     tokens = sum(len(examples[i].ids) for batch in order for i in batch)
     cached = sum(len(example.ids) for example in examples)
     padded = max(len(batch) * max(len(examples[i].ids) for i in batch) for batch in order)
     activations = padded * hidden * depth * ACTIVATIONS
-    return {"tokens": tokens, "gib": (parameters + cached * hidden + activations) * size / 2**30 + 1.0}
+    return {"tokens": tokens, "gib": (weights + (cached * hidden + activations) * size) / 2**30 + 1.0}
 
 
 def training_share(examples: list[Example], order: list[list[int]], depth: int, from_layer: int) -> float:

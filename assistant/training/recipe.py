@@ -63,6 +63,8 @@ class Recipe:
     """Passed untouched to peft's LoraConfig."""
     languages: dict[str, float]
     """How much earlier than others (1) a language's identity rows come; a short run takes more of them."""
+    quantization: dict[str, Any]
+    """Passed untouched to transformers' BitsAndBytesConfig; empty: the base keeps its own numbers."""
 
 
 def recipe_names() -> list[str]:
@@ -77,14 +79,27 @@ def load_recipe(name: str, changes: list[str] | None = None) -> Recipe:
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
         raise ValueError(f"recipe {name!r} is unknown{near_names(name, recipe_names())}")
-    values = load_toml(path)
+    values = _with_parent(load_toml(path), path.stem)
     for change in changes or []:
         _apply(values, change)
     return recipe_from(values, path.stem)
 
 
+def _with_parent(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The recipe that `like` names, with this one's values on top. Raises ValueError for an unknown one."""
+    parent = values.pop("like", None)
+    if parent is None:
+        return values
+    if parent == name or parent not in recipe_names():
+        raise ValueError(
+            f"recipe {name}: like = {parent!r} is unknown{near_names(str(parent), recipe_names())}"
+        )
+    below = _with_parent(load_toml(RECIPES / f"{parent}.toml"), parent)
+    return below | {section: below.get(section, {}) | changes for section, changes in values.items()}
+
+
 def recipe_from(values: dict[str, Any], name: str) -> Recipe:
-    sections = {"objective", "watch", "trainer", "lora", "languages"}
+    sections = {"objective", "watch", "trainer", "lora", "languages", "quantization"}
     for section in values:
         if section not in sections:
             raise ValueError(f"recipe {name}: unknown section [{section}]{near_names(section, sections)}")
@@ -95,6 +110,7 @@ def recipe_from(values: dict[str, Any], name: str) -> Recipe:
         _known_keys(values.get("trainer", {}), "trl", "SFTConfig", f"{name}: [trainer]"),
         _known_keys(values.get("lora", {}), "peft", "LoraConfig", f"{name}: [lora]"),
         _weights(values.get("languages", {}), f"{name}: [languages]"),
+        _known_quantization(values.get("quantization", {}), f"{name}: [quantization]"),
     )
 
 
@@ -140,6 +156,20 @@ def _build(data_class: Any, values: dict[str, Any], place: str) -> Any:
         if value < 0:
             raise ValueError(f"recipe {place}: {key} is {value}; it must not be negative")
     return data_class(**values)
+
+
+def _known_quantization(values: dict[str, Any], place: str) -> dict[str, Any]:
+    import inspect
+
+    if not values:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    known = set(inspect.signature(BitsAndBytesConfig).parameters) - {"kwargs"}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"recipe {place}: BitsAndBytesConfig has no {key!r}{near_names(key, known)}")
+    return dict(values)
 
 
 def _known_keys(values: dict[str, Any], library: str, class_name: str, place: str) -> dict[str, Any]:

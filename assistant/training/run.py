@@ -94,6 +94,8 @@ def train(
     if survive.interrupted:
         say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
         raise KeyboardInterrupt
+    if chat.model.device.type == "cuda":
+        say(f"at most {torch.cuda.max_memory_reserved() / 2**30:.1f} GiB of GPU memory")
     _finish(out, trainer.state.log_history, settings or {})
     return out
 
@@ -136,10 +138,10 @@ def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], l
 
 def _say_preflight(chat: ChatModel, recipe: Recipe, examples: list[Example], order: list[list[int]]) -> None:
     config = chat.model.config
-    parameters = sum(parameter.numel() for parameter in chat.model.parameters())
+    weights = chat.model.get_memory_footprint()
     trained = config.num_hidden_layers - first_trained_layer(chat, recipe)
     size = chat.model.dtype.itemsize
-    cost = preflight.estimate(examples, order, parameters, config.hidden_size, trained, size)
+    cost = preflight.estimate(examples, order, weights, config.hidden_size, trained, size)
     say(f"rows: {preflight.counts_of(examples)}")
     say(
         f"{recipe.objective.steps} optimizer updates over {cost['tokens']:.0f} tokens; "
