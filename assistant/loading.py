@@ -118,7 +118,7 @@ def _quantized(quantization: dict[str, Any], dtype: torch.dtype, device: str) ->
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise RuntimeError("a quantized base needs bitsandbytes; run: pip install -e '.[qlora]'")
-    config = transformers.BitsAndBytesConfig(bnb_4bit_compute_dtype=dtype, **quantization)
+    config = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **quantization})
     return {"quantization_config": config, "device_map": {"": device}}
 
 
