@@ -43,7 +43,7 @@ def build(model: Model, source: Source, files: Path, revision: str, folder: Path
         "model": model.name, "title": model.title, "source": source.kind, "source_name": source.name,
         "revision": revision, "licence": model.licence,
         "dtype": config.get("dtype") or config.get("torch_dtype"),
-        "dequantized_from": files.name if files.is_file() else None, 
+        "dequantized_from": files.name if files.is_file() else None,
         "converted_from": "internlm2" if converted else None,
         "is_base": converted and not has_chat_template(files),
         "weights": [describe_weights(path) for path in weight_files(folder)],

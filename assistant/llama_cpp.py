@@ -1,7 +1,7 @@
 """llama.cpp through its C functions: tokens, one sequence of evaluations, sampling, quantization of rows.
 
 Knows nothing of messages or model folders. The functions are those of llama.h and ggml.h inside xllamacpp's
-wheel; its own server would open a port, and reads users' `<|im_end|>` as a control token.
+wheel (its own server reads a typed `<|im_end|>` as a control token). Long: C's signatures and their one user.
 """
 
 import ctypes

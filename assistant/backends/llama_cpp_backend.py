@@ -3,11 +3,12 @@
 import codecs
 import threading
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from assistant.backends import Notice, Sampling, fit
-from assistant.backends.pump import Turns, pump
+from assistant.backends.pump import Turns
 from assistant.conversations import Message, hide_contents, template_pieces
 from assistant.llama_cpp import Engine
 
@@ -34,12 +35,7 @@ class LlamaCppBackend:
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
     ) -> Generator[str, None, None]:
-        def work(emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
-            with self._turns.take(emit, is_stopped) as is_ours:
-                if is_ours:
-                    self._generate(messages, sampling, emit, is_stopped)
-
-        return pump(work, stop)
+        return self._turns.stream(partial(self._generate, messages, sampling), stop)
 
     def answer_all(
         self,

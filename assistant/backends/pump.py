@@ -76,6 +76,18 @@ class Turns:
                 self._line.remove(ticket)
                 self._changed.notify_all()
 
+    def stream(
+        self, speak: Callable[[Callable[[str], None], Callable[[], bool]], None], stop: threading.Event | None
+    ) -> Generator[str, None, None]:
+        """pump() for a `speak(emit, is_stopped)` that begins when its turn has come."""
+
+        def work(emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
+            with self.take(emit, is_stopped) as is_ours:
+                if is_ours:
+                    speak(emit, is_stopped)
+
+        return pump(work, stop)
+
     def _wait(self, ticket: object, emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> bool:
         told = 0
         with self._changed:

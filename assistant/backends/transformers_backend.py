@@ -10,7 +10,7 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from assistant.backends import Notice, Sampling, fit
-from assistant.backends.pump import Turns, pump
+from assistant.backends.pump import Turns
 from assistant.conversations import Message
 from assistant.loading import encode_chat, generate_batch, load_chat_model
 
@@ -34,12 +34,7 @@ class TransformersBackend:
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
     ) -> Generator[str, None, None]:
-        def work(emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> None:
-            with self._turns.take(emit, is_stopped) as is_ours:
-                if is_ours:
-                    self._generate(messages, sampling, emit, is_stopped)
-
-        return pump(work, stop)
+        return self._turns.stream(partial(self._generate, messages, sampling), stop)
 
     def answer_all(
         self,
