@@ -72,6 +72,15 @@ def write_llama_adapter(
 ) -> None:
     """to_llama_adapter for an InternLM2 `adapter` that was read already; `source` is for people."""
     config = _config_of(base)
+    llama = as_llama(adapter, config, source)
+    _write(llama, source, out, config["num_hidden_layers"], str(base), settings)
+
+
+def as_llama(adapter: Adapter, config: dict[str, Any], source: Path) -> Adapter:
+    """An InternLM2 adapter by the modules of the Llama with `config`.
+
+    Raises ValueError for another model's.
+    """
     _check_shapes(adapter, config, source)
     heads, pairs = heads_of(config), {}
     for name, pair in adapter.pairs.items():
@@ -80,7 +89,7 @@ def write_llama_adapter(
                 pairs[f"{name.removesuffix(FUSED)}{part}"] = replace(pair, a=pair.a.clone(), b=rows)
         else:
             pairs[str(llama_module(name))] = pair
-    _write(replace(adapter, pairs=pairs), source, out, config["num_hidden_layers"], str(base), settings)
+    return replace(adapter, pairs=pairs)
 
 
 def to_internlm2_adapter(
@@ -92,6 +101,12 @@ def to_internlm2_adapter(
     are exact. Raises ValueError as to_llama_adapter does.
     """
     adapter, config = read_adapter(source), _config_of(base or base_of_adapter(source))
+    fused = as_internlm2(adapter, config, source)
+    _write(fused, source, out, config["num_hidden_layers"], "", settings)
+
+
+def as_internlm2(adapter: Adapter, config: dict[str, Any], source: Path) -> Adapter:
+    """The inverse of as_llama. `config`: the Llama's."""
     modules = [name.removesuffix(".weight") for name in tensor_shapes(config)]
     names = {llama_module(module): module for module in modules}
     pairs: dict[str, Pair] = {}
@@ -105,7 +120,7 @@ def to_internlm2_adapter(
         pairs[f"{parent}{FUSED}"] = _fuse(adapter, parts, config, source)
     fused = replace(adapter, pairs=pairs)
     _check_shapes(fused, config, source)
-    _write(fused, source, out, config["num_hidden_layers"], "", settings)
+    return fused
 
 
 def _fuse(adapter: Adapter, parts: dict[str, Pair], config: dict[str, Any], source: Path) -> Pair:
@@ -214,14 +229,19 @@ def _write(
     check_replaceable(out, "imported_from" in load_settings(out))
     beside = out.resolve().with_name(f".{out.resolve().name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    halves = {f"base_model.model.{module}.lora_A.weight": pair.a for module, pair in adapter.pairs.items()}
-    halves |= {f"base_model.model.{module}.lora_B.weight": pair.b for module, pair in adapter.pairs.items()}
-    save_file(halves, beside / FILES[0], metadata={"format": "pt"})
-    write_json(beside / "adapter_config.json", _peft_config(adapter, layers, base))
+    write_peft(adapter, beside, layers, base)
     save_settings(beside, {**(settings or {}), "imported_from": str(source)})
     shutil.rmtree(out, ignore_errors=True)
     beside.replace(out)
+
+
+def write_peft(adapter: Adapter, folder: Path, layers: int, base: str) -> None:
+    """An adapter folder as PEFT reads it, of a model with `layers` layers."""
+    folder.mkdir(parents=True)
+    halves = {f"base_model.model.{module}.lora_A.weight": pair.a for module, pair in adapter.pairs.items()}
+    halves |= {f"base_model.model.{module}.lora_B.weight": pair.b for module, pair in adapter.pairs.items()}
+    save_file(halves, folder / FILES[0], metadata={"format": "pt"})
+    write_json(folder / "adapter_config.json", _peft_config(adapter, layers, base))
 
 
 def _peft_config(adapter: Adapter, layers: int, base: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 Knows nothing of downloading. Runs no code of a checkpoint.
 """
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from assistant.folders import (
     write_json,
 )
 from assistant.internlm2_tokenizer import make_tokenizer, write_original_config
-from assistant.settings import save_settings
+from assistant.settings import link_or_copy, save_settings
 
 
 def build(model: Model, source: Source, files: Path, revision: str, folder: Path) -> None:
@@ -129,7 +128,7 @@ def revert(folder: Path, out: Path) -> None:
 def gather(files: Path, folder: Path, source: Source) -> None:
     """Bring the model's plain files into `folder`: hard links to a download, copies of a person's own."""
     read_json(files / "config.json")
-    place = shutil.copy2 if source.kind == "local" else _link
+    place = shutil.copy2 if source.kind == "local" else link_or_copy
     for path in sorted(files.iterdir()):
         if path.is_file() and any(path.match(pattern) for pattern in PLAIN_FILES):
             place(path, folder / path.name)
@@ -138,13 +137,6 @@ def gather(files: Path, folder: Path, source: Source) -> None:
         for path in pickled:
             _to_safetensors(path, folder)
         _translate_index(files / "pytorch_model.bin.index.json", folder)
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        os.link(path, target)
-    except OSError:
-        shutil.copy2(path, target)
 
 
 def _safetensors_name(name: str) -> str:

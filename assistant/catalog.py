@@ -50,6 +50,13 @@ def load_catalog() -> dict[str, Model]:
 
 
 @cache
+def load_towers() -> dict[str, Model]:
+    """The vision towers of data/models.toml by name."""
+    towers = catalog_file()["towers"]
+    return {name: _model(name, {"size_mb": 20, **entry}) for name, entry in towers.items()}
+
+
+@cache
 def catalog_file() -> dict[str, Any]:
     return load_toml(DATA / "models.toml")
 

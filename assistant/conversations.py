@@ -1,8 +1,11 @@
-"""Rows of messages and the file formats they travel in. Knows nothing of models or identities."""
+"""Rows of messages and the file formats they travel in. Knows nothing of models or identities.
+
+Long, for what is read in one format must come back in every other.
+"""
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
@@ -13,8 +16,11 @@ Format = Literal["openai", "xtuner", "alpaca", "sharegpt"]
 
 
 class Message(TypedDict):
+    """`images`: pictures that a user shows before the text, as files or `data:` addresses."""
+
     role: Role
     content: str
+    images: NotRequired[list[str]]
 
 
 class Row(TypedDict):
@@ -25,8 +31,8 @@ class Row(TypedDict):
     lang: NotRequired[str]
 
 
-def user(text: str) -> Message:
-    return {"role": "user", "content": text}
+def user(text: str, images: Sequence[str] = ()) -> Message:
+    return {"role": "user", "content": text, **({"images": list(images)} if images else {})}  # type: ignore[typeddict-item]
 
 
 def assistant(text: str) -> Message:
@@ -35,6 +41,49 @@ def assistant(text: str) -> Message:
 
 def system(text: str) -> Message:
     return {"role": "system", "content": text}
+
+
+def images_of(messages: Iterable[Message]) -> list[str]:
+    return [image for message in messages for image in message.get("images", ())]
+
+
+def refuse_images(messages: Iterable[Message], reader: str) -> None:
+    """Raises ValueError for pictures shown to a `reader` of text alone."""
+    if images_of(messages):
+        raise ValueError(
+            f"{reader} reads text alone; a LLaVA folder from scripts/make_llava.py sees pictures"
+        )
+
+
+def from_parts(message: Any, place: str) -> Any:
+    """A message whose content is a list of OpenAI's parts, as text and images; any other as it is.
+
+    Raises ValueError at `place` for a part that is neither text nor a picture.
+    """
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    texts: list[str] = []
+    images: list[str] = []
+    for part in message["content"]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        value = part.get(kind) if kind in ("text", "image_url", "image") else None
+        value = value.get("url") if isinstance(value, dict) else value
+        if not isinstance(value, str):
+            raise ValueError(
+                f'{place}: a part of a content must be {{"type": "text", "text": …}} or '
+                '{"type": "image_url", "image_url": {"url": …}}'
+            )
+        (texts if kind == "text" else images).append(value)
+    plain = {**message, "content": "\n".join(texts)}
+    return plain | {"images": images} if images else plain
+
+
+def to_parts(message: Message, address: Callable[[str], str] = str) -> dict[str, Any]:
+    """The inverse of from_parts; `address` makes a picture an address that the reader can open."""
+    plain: dict[str, Any] = {key: value for key, value in message.items() if key != "images"}
+    pictures = [{"type": "image_url", "image_url": {"url": address(i)}} for i in message.get("images", ())]
+    text = {"type": "text", "text": message["content"]}
+    return plain | {"content": [*pictures, text]} if pictures else plain
 
 
 def check_messages(messages: Any, place: str, *, must_end_with: str | None = None) -> list[Message]:
@@ -60,13 +109,18 @@ def _check_turn(message: Any, previous: str, place: str) -> str:
     role = message.get("role")
     if role not in ("system", "user", "assistant"):
         raise ValueError(f"{place}: role {role!r}{near_names(str(role), ('system', 'user', 'assistant'))}")
+    images = message.get("images", [])
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise ValueError(f'{place}: "images" must be a list of files or data: addresses')
+    if images and role != "user":
+        raise ValueError(f"{place}: a picture in a {role} turn; only users show pictures")
     if role == "system" and previous:
         raise ValueError(f"{place}: a system message in the middle; it must come first")
     if role == "assistant" and previous in ("", "system"):
         raise ValueError(f"{place}: an assistant turn before any user turn; turns must begin with user")
     if role == previous:
         raise ValueError(f"{place}: two {role} turns in a row; turns must alternate")
-    if role != "system" and not message["content"].strip():
+    if role != "system" and not message["content"].strip() and not images:
         raise ValueError(f"{place}: an empty {role} turn")
     return role
 
@@ -114,7 +168,7 @@ def row_from(entry: Any, place: str) -> Row:
     if not isinstance(entry, dict):
         raise ValueError(f"{place}: must be a JSON object, not {type(entry).__name__}")
     for key, read in (
-        ("messages", lambda: entry["messages"]),
+        ("messages", lambda: _from_openai(entry["messages"], place)),
         ("conversation", lambda: _from_xtuner(entry["conversation"], place)),
         ("conversations", lambda: _from_sharegpt(entry, place)),
         ("instruction", lambda: _from_alpaca(entry, place)),
@@ -148,7 +202,7 @@ def split_turns(messages: list[Message]) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _to_openai(row: Row) -> dict[str, Any]:
-    return {**row}
+    return {**row, "messages": [to_parts(message) for message in row["messages"]]}
 
 
 def _to_xtuner(row: Row) -> dict[str, Any]:
@@ -173,6 +227,10 @@ def _to_alpaca(row: Row) -> dict[str, Any]:
 def _to_sharegpt(row: Row) -> dict[str, Any]:
     names = {"system": "system", "user": "human", "assistant": "gpt"}
     return {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in row["messages"]]}
+
+
+def _from_openai(messages: Any, place: str) -> Any:
+    return [from_parts(message, place) for message in messages] if isinstance(messages, list) else messages
 
 
 def _from_xtuner(turns: Any, place: str) -> list[Message]:
@@ -221,8 +279,17 @@ SENTINEL = "\ue000{}\ue001"
 
 
 def hide_contents(messages: list[Message]) -> list[Message]:
-    """The messages with a placeholder for each content: what a chat template is rendered with."""
-    return [{**message, "content": SENTINEL.format(index)} for index, message in enumerate(messages)]
+    """The messages with a placeholder for each content: what a chat template is rendered with.
+
+    A message with pictures gets the parts that a LLaVA's template asks for.
+    """
+    return [_hidden(message, SENTINEL.format(index)) for index, message in enumerate(messages)]
+
+
+def _hidden(message: Message, text: str) -> Any:
+    pictures = [{"type": "image"} for _ in message.get("images", ())]
+    content = [*pictures, {"type": "text", "text": text}] if pictures else text
+    return {key: value for key, value in message.items() if key != "images"} | {"content": content}
 
 
 def template_pieces(

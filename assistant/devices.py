@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+CONTEXT_BYTES = 2**29  # what CUDA itself takes of a card, about, outside of torch's own count
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # of glibc's malloc.h
 
 
@@ -25,6 +26,35 @@ def keep_freed_memory() -> None:
 
 def device_of_machine() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def limit_gpu_memory(gib: float) -> None:
+    """Keep this process to `gib` of each GPU, its context included, as a smaller card would; 0: no limit."""
+    if not gib or not torch.cuda.is_available():
+        return
+    for device in range(torch.cuda.device_count()):
+        total = torch.cuda.get_device_properties(device).total_memory
+        share = (gib * 2**30 - CONTEXT_BYTES) / total
+        torch.cuda.set_per_process_memory_fraction(min(max(share, 0.0), 1.0), device)
+
+
+def memory_of(device: torch.device) -> int:
+    """Bytes that torch may use on the device: what is free, and what this process holds already."""
+    if device.type != "cuda":
+        import psutil
+
+        return int(psutil.virtual_memory().available + psutil.Process().memory_info().rss)
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return min(allowed, free + torch.cuda.memory_reserved(device))
+
+
+def name_of(device: torch.device) -> str:
+    """`NVIDIA H100, a card of 80 GiB`, or `CPU`."""
+    if device.type != "cuda":
+        return "CPU"
+    found = torch.cuda.get_device_properties(device)
+    return f"{found.name}, a card of {found.total_memory / 2**30:.0f} GiB"
 
 
 def fast_dtype(device: str) -> torch.dtype:

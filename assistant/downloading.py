@@ -188,6 +188,9 @@ def from_openxlab(source: Source, raw: Path) -> tuple[Path, str]:
         _git(address, raw.parent, "clone", "--depth", "1", address, str(raw))
         cloned.touch()
     _git(address, raw, "lfs", "install", "--local")
+    # A kill may leave a large file half written; git-lfs would take it for a person's change and keep it.
+    (raw / ".git" / "index.lock").unlink(missing_ok=True)
+    _git(address, raw, "reset", "--hard", "--quiet")
     _git(address, raw, "lfs", "pull")
     return raw, _git(address, raw, "rev-parse", "HEAD")
 

@@ -6,6 +6,7 @@ Knows nothing of where it came from and imports no heavy library.
 import hashlib
 import json
 import re
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,34 @@ SPOKEN_FILES = (
     "chat_template.json",
     "tokenizer_config.json",
     "generation_config.json",
+    "additional_chat_templates/*.jinja",
+    "Modelfile",
 )
+MODEL_CARD = "README.md"
+
+
+CHAT_FILES = (
+    "tokenizer*",
+    "chat_template*",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "*.model",
+)
+
+
+def copy_chat(source: Path, folder: Path) -> None:
+    """Everything of a model's chat but its weights: template, tokenizer, stop ids."""
+    for pattern in CHAT_FILES:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
+
+
+def stored_dtype(folder: Path) -> str:
+    """The number format of a model folder's weights, by its config: `bfloat16` when it says nothing."""
+    config = read_json(folder / "config.json")
+    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
 
 
 def sha256_of(path: Path) -> str:
@@ -126,16 +154,29 @@ def is_internlm2(config: dict[str, Any]) -> bool:
 
 
 def old_identity_left(folder: Path) -> list[str]:
-    """Sentences of the base model's old identity in its template and configs, as `file: sentence`."""
+    """Sentences of the base model's old identity in all that speaks in `folder`, as `file: sentence`."""
     left = []
-    for path in filter(Path.is_file, (folder / name for name in SPOKEN_FILES)):
+    for path in [path for pattern in (*SPOKEN_FILES, MODEL_CARD) for path in sorted(folder.glob(pattern))]:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":  # makes \uXXXX readable
             text = json.dumps(read_json(path), ensure_ascii=False)
-        left += [
-            f"{path.name}: {sentence}" for sentence in catalog_file()["old_identities"] if sentence in text
-        ]
+        found = old_identity_in(text, in_card=path.name == MODEL_CARD)
+        left += [f"{path.relative_to(folder)}: {sentence}" for sentence in found]
     return left
+
+
+def old_identity_in(text: str, in_card: bool = False) -> list[str]:
+    """Sentences of any base model's old identity in a text, however it is spaced and capitalized.
+
+    A model card may name the base's maker, in its licence for example; it may not speak as one.
+    """
+    known, said = catalog_file(), _plain(text)
+    sentences = [*known["old_identities"], *([] if in_card else known["old_makers"])]
+    return [sentence for sentence in sentences if _plain(sentence) in said]
+
+
+def _plain(text: str) -> str:
+    return "".join(text.replace("\\n", " ").split()).casefold()
 
 
 def make_chat_ours(folder: Path) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from assistant.folders import added_tokens, own_template, read_json
+from assistant.llama_cpp import ZERO_KEY
 
 SPACES, BYTES = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}, "ByteLevel"
 DIGITS = {"type": "Digits", "individual_digits": True}
+ZERO = "\0"  # in no merge, so that a text can be cut there
 
 
 def add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
@@ -28,8 +30,10 @@ def add_tokenizer(writer: Any, folder: Path, config: dict[str, Any]) -> None:
     merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
     special = {entry["content"] for entry in content["added_tokens"] if entry["special"]}
     kind = pre_tokenizer_of(content)
-    # llama.cpp ends a text at a zero byte: the zero character's own piece cannot be spelled
-    tokens = [token if "\0" not in token else f"[PAD{number}]" for number, token in enumerate(tokens)]
+    # llama.cpp ends a text at a zero byte: the zero character's own piece stands as a number beside the list
+    if ZERO in pieces:
+        tokens[pieces[ZERO]] = f"[PAD{pieces[ZERO]}]"
+        writer.add_uint32(ZERO_KEY, pieces[ZERO])
     writer.add_tokenizer_model("gpt2" if kind else "llama")
     writer.add_tokenizer_pre(kind or "default")
     writer.add_token_list(tokens)

@@ -17,6 +17,7 @@ MISSING = "GGUF files need llama.cpp, which is not installed; run: pip install -
 BATCH = 512  # tokens evaluated by one call
 LEAST_REUSED = 64  # tokens; fewer are not worth an answer that depends on what was asked before
 STOP_POLL_S = 0.05
+ZERO_KEY = "tokenizer.zero_token_id"  # in our own files: a C string cannot hold the zero character's piece
 COUNTS = ("n_ctx", "n_batch", "n_ubatch", "n_seq_max")
 
 
@@ -39,6 +40,7 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "llama_model_get_vocab": (POINTER, [POINTER]),
     "llama_model_n_ctx_train": (INT, [POINTER]),
     "llama_model_chat_template": (TEXT, [POINTER, TEXT]),
+    "llama_model_meta_val_str": (INT, [POINTER, TEXT, POINTER, ctypes.c_size_t]),
     "llama_context_default_params": (Struct, []),
     "llama_init_from_model": (POINTER, [POINTER, Struct]),
     "llama_free": (None, [POINTER]),
@@ -135,6 +137,7 @@ class Engine:
         if not self._model:
             raise ValueError(f"{path} is damaged or no GGUF that llama.cpp reads; export or fetch it again")
         self._vocab = self._c.llama_model_get_vocab(self._model)
+        self._zero = self._zero_token()
         self.context = min(context or 2**31, self._c.llama_model_n_ctx_train(self._model))
         parameters = self._c.llama_context_default_params()
         if parameters.n_batch < parameters.n_ubatch or parameters.n_seq_max != 1:
@@ -205,8 +208,21 @@ class Engine:
     def is_end(self, token: int) -> bool:
         return bool(self._c.llama_vocab_is_eog(self._vocab, token))
 
+    def _zero_token(self) -> int | None:
+        """The zero character's own token, if it has one that is no byte."""
+        room = ctypes.create_string_buffer(16)
+        size = self._c.llama_model_meta_val_str(self._model, ZERO_KEY.encode(), room, len(room))
+        return int(room.value) if size > 0 else None
+
     def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text: nothing in it is read as a control token, nothing is added."""
+        first, *others = text.split("\0") if self._zero is not None else [text]
+        ids = self._tokenize(first)
+        for part in others:
+            ids += [self._zero, *self._tokenize(part)]  # type: ignore[list-item]
+        return ids
+
+    def _tokenize(self, text: str) -> list[int]:
         raw = text.encode("utf-8", "replace")
         room = (INT * (len(raw) + 8))()
         count = self._c.llama_tokenize(self._vocab, raw, len(raw), room, len(room), False, False)
@@ -222,6 +238,8 @@ class Engine:
 
     def bytes_of(self, token: int) -> bytes:
         """What a token adds to an answer; nothing for a control token."""
+        if token == self._zero:
+            return b"\0"
         room = ctypes.create_string_buffer(512)
         count = self._c.llama_token_to_piece(self._vocab, token, room, len(room), 0, False)
         return room.raw[: max(count, 0)]

@@ -12,23 +12,49 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from assistant.conversations import Message, assistant, hide_contents, template_pieces, user
+from assistant.conversations import (
+    Message,
+    assistant,
+    hide_contents,
+    images_of,
+    refuse_images,
+    template_pieces,
+    user,
+)
 from assistant.devices import device_of_machine, fast_dtype
+from assistant.eyes import Eyes, eyes_of, is_llava
 from assistant.folders import refuse_pointer
 from assistant.internlm2_tokenizer import check_tokenizer
+from assistant.llava_chat import IMAGE
 from assistant.settings import load_settings
 
 GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
+NOT_QUANTIZED = (".*vision_tower", ".*multi_modal_projector", "lm_head")  # XTuner quantizes the LLM alone
+Prompt = tuple[list[int], list[str]]  # token ids, and the pictures that `<image>` among them stands for
 
 
 @dataclass
 class ChatModel:
-    """A model with its tokenizer and every token id that ends a turn."""
+    """A model with its tokenizer and every token id that ends a turn; a LLaVA has eyes."""
 
     model: Any
     tokenizer: Any
     stop_ids: list[int]
     path: Path
+    eyes: Eyes | None = None
+
+    def encode(self, messages: list[Message], *, add_generation_prompt: bool = True) -> list[int]:
+        """As encode_chat, with a place for each token of a picture."""
+        tokens = self.eyes.tokens if self.eyes else 1
+        return encode_chat(
+            self.tokenizer, messages, add_generation_prompt=add_generation_prompt, picture_tokens=tokens
+        )
+
+    def pixels(self, images: list[str]) -> dict[str, torch.Tensor]:
+        """The model's further arguments for a prompt with these pictures; empty without any."""
+        if not images or not self.eyes:
+            return {}
+        return {"pixel_values": self.eyes.pixels(images).to(self.model.device, self.model.dtype)}
 
     @cached_property
     def end_of_turn(self) -> int:
@@ -93,18 +119,25 @@ def load_chat_model(
         from peft import PeftModel
 
         adapted = PeftModel.from_pretrained(chat.model, str(path)).eval()
-        return ChatModel(adapted, chat.tokenizer, chat.stop_ids, path)
+        return ChatModel(adapted, chat.tokenizer, chat.stop_ids, path, chat.eyes)
     if path.exists() or path.is_absolute() or len(path.parts) != 2:
         check_model_folder(path)
+    sees = is_llava(path)
     with quiet_loading():
-        arguments = _quantized(quantization, dtype, device) if quantization else {}
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        arguments = _quantized(quantization, dtype, device, sees) if quantization else {}
+        model: Any = model_class(sees).from_pretrained(
             str(path), dtype=dtype, trust_remote_code=False, **arguments
         )
     tokenizer = load_tokenizer(path)
-    check_tokenizer(tokenizer, model.config.vocab_size, path)
+    check_tokenizer(tokenizer, model.config.get_text_config().vocab_size, path)
     placed = model if quantization else model.to(device)
-    return ChatModel(placed.eval(), tokenizer, stop_ids_of(model), path)
+    eyes = eyes_of(path, tokenizer) if sees else None
+    return ChatModel(placed.eval(), tokenizer, stop_ids_of(model), path, eyes)
+
+
+def model_class(sees: bool) -> Any:
+    """The class that loads a model folder: transformers' LLaVA for one that `sees`."""
+    return transformers.LlavaForConditionalGeneration if sees else AutoModelForCausalLM
 
 
 def quantization_of(adapter: Path) -> dict[str, Any]:
@@ -112,13 +145,16 @@ def quantization_of(adapter: Path) -> dict[str, Any]:
     return dict(load_settings(adapter).get("run", {}).get("quantization", {}))
 
 
-def _quantized(quantization: dict[str, Any], dtype: torch.dtype, device: str) -> dict[str, Any]:
+def _quantized(quantization: dict[str, Any], dtype: torch.dtype, device: str, sees: bool) -> dict[str, Any]:
     """Arguments of from_pretrained. Raises RuntimeError where bitsandbytes is missing."""
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise RuntimeError("a quantized base needs bitsandbytes; run: pip install -e '.[qlora]'")
-    config = transformers.BitsAndBytesConfig(**{"bnb_4bit_compute_dtype": dtype, **quantization})
+    own: dict[str, Any] = {"bnb_4bit_compute_dtype": dtype}
+    if sees:
+        own["llm_int8_skip_modules"] = list(NOT_QUANTIZED)
+    config = transformers.BitsAndBytesConfig(**{**own, **quantization})
     return {"quantization_config": config, "device_map": {"": device}}
 
 
@@ -146,8 +182,25 @@ def load_tokenizer(path: Path) -> Any:
 
 
 def core_of(model: Any) -> Any:
-    """The causal LM inside a PEFT model (or the model itself)."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    """The causal LM inside a PEFT model (or the model itself); of a LLaVA the LM that it speaks with."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return (
+        SpeakingPart(inner) if hasattr(inner, "lm_head") and hasattr(inner.model, "language_model") else inner
+    )
+
+
+class SpeakingPart:
+    """A LLaVA's LM with the attributes of a causal LM; `llava` is the whole."""
+
+    def __init__(self, llava: Any) -> None:
+        self.llava, self.model, self.lm_head = llava, llava.model.language_model, llava.lm_head
+        self.config, self.device, self.dtype = llava.config.get_text_config(), llava.device, llava.dtype
+
+    def get_input_embeddings(self) -> Any:
+        return self.model.get_input_embeddings()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.llava, name)
 
 
 def stop_ids_of(model: Any) -> list[int]:
@@ -155,16 +208,23 @@ def stop_ids_of(model: Any) -> list[int]:
     return list(ids) if isinstance(ids, list | tuple) else [ids]
 
 
-def encode_chat(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool = True) -> list[int]:
+def encode_chat(
+    tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool = True, picture_tokens: int = 1
+) -> list[int]:
     """Token ids of a conversation in the model folder's own chat template.
 
-    What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens, no control token.
+    What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens, no control token. A
+    picture takes `picture_tokens`. Raises ValueError for pictures when the model reads text alone.
     """
+    control = tokenizer.get_added_vocab()
+    if IMAGE not in control:
+        refuse_images(messages, "this model")
     masked = hide_contents(messages)
     text = tokenizer.apply_chat_template(masked, tokenize=False, add_generation_prompt=add_generation_prompt)
     ids: list[int] = []
-    for piece, is_control in template_pieces(text, messages, tokenizer.get_added_vocab()):
-        ids += [tokenizer.convert_tokens_to_ids(piece)] if is_control else encode_text(tokenizer, piece)
+    for piece, is_control in template_pieces(text, messages, control):
+        times = picture_tokens if piece == IMAGE else 1
+        ids += [control[piece]] * times if is_control else encode_text(tokenizer, piece)
     return ids
 
 
@@ -182,11 +242,11 @@ def generate_batch(
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Answer every conversation; greedy at temperature 0. Conversations of like length share a batch."""
-    prompts = [encode_chat(chat.tokenizer, messages) for messages in conversations]
+    prompts = [(chat.encode(messages), images_of(messages)) for messages in conversations]
     answers = [""] * len(prompts)
-    sizes = [len(prompt) + max_new_tokens for prompt in prompts]
+    sizes = [len(ids) + max_new_tokens for ids, _ in prompts]
     for indices in batches_by_length(sizes, GENERATED_TOKENS, most=128):
-        outputs = _generate_ids(chat, [prompts[i] for i in indices], max_new_tokens, temperature, top_p)
+        outputs = _generate_fitting(chat, [prompts[i] for i in indices], max_new_tokens, temperature, top_p)
         for index, ids in zip(indices, outputs, strict=True):
             answers[index] = _whole_text(chat.tokenizer, ids)
         if progress:
@@ -210,10 +270,24 @@ def batches_by_length(sizes: list[int], tokens: int, most: int | None = None) ->
     return batches
 
 
+def _generate_fitting(chat: ChatModel, prompts: list[Prompt], *how: Any) -> list[list[int]]:
+    """As _generate_ids; when memory runs out, in halves."""
+    try:
+        return _generate_ids(chat, prompts, *how)
+    except torch.OutOfMemoryError:
+        if len(prompts) == 1:
+            raise
+    torch.cuda.empty_cache()
+    half = len(prompts) // 2
+    return [ids for part in (prompts[:half], prompts[half:]) for ids in _generate_fitting(chat, part, *how)]
+
+
 def _generate_ids(
-    chat: ChatModel, prompts: list[list[int]], max_new_tokens: int, temperature: float, top_p: float
+    chat: ChatModel, prompts: list[Prompt], max_new_tokens: int, temperature: float, top_p: float
 ) -> list[list[int]]:
-    padded = chat.tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(chat.model.device)
+    rows = {"input_ids": [ids for ids, _ in prompts]}
+    padded = chat.tokenizer.pad(rows, return_tensors="pt").to(chat.model.device)
+    pixels = chat.pixels([image for _, images in prompts for image in images])
     sampling = (
         {"do_sample": True, "temperature": temperature, "top_p": top_p}
         if temperature
@@ -222,6 +296,7 @@ def _generate_ids(
     with torch.inference_mode():
         output = chat.model.generate(
             **padded,
+            **pixels,
             max_new_tokens=max_new_tokens,
             eos_token_id=chat.stop_ids,
             pad_token_id=chat.tokenizer.pad_token_id,

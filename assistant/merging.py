@@ -1,41 +1,39 @@
 """Adapter + base → one folder, and the proof that it answers the same. Merges in float32, casts once."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
-from transformers import AutoModelForCausalLM
 
-from assistant.conversations import Message
+from assistant.conversations import Message, images_of, user
+from assistant.eyes import eyes_of, is_llava
+from assistant.folders import copy_chat, stored_dtype
+from assistant.images import data_address
 from assistant.loading import (
     ChatModel,
     base_of_adapter,
     check_model_folder,
-    encode_chat,
     generate_batch,
     load_chat_model,
     load_tokenizer,
+    model_class,
     quantization_of,
     quiet_loading,
     stop_ids_of,
 )
 from assistant.settings import save_settings
 
+SHOWN = "What is in the picture?"
 LARGEST_DIFFERENCE = 1e-3  # float32 logits; the two sums round differently
 ROUNDING = 0.02  # mean KL in nats a token that casting once to 16 bits may cost
-FILES_BESIDE = (
-    "tokenizer*",
-    "chat_template*",
-    "generation_config.json",
-    "special_tokens_map.json",
-    "*.model",
-)
 
 
 class RoundingLoss(RuntimeError):
@@ -59,7 +57,7 @@ def merge(
     """
     base, beside, loss = base_of_adapter(adapter), out.with_name(f".{out.name}.partial"), ""
     check_model_folder(base)
-    for dtype in dict.fromkeys((_dtype_of(base), "float32")):
+    for dtype in dict.fromkeys((stored_dtype(base), "float32")):
         try:
             proof = _merge_as(dtype, adapter, base, beside, probes, scale, states)
         except RoundingLoss as error:
@@ -82,21 +80,25 @@ def _merge_as(
     scale: float,
     states: Callable[[str], bool],
 ) -> dict[str, Any]:
-    base = _float32_base(base_folder, adapter)
+    base, sees = _float32_base(base_folder, adapter), is_llava(base_folder)
     tokenizer = load_tokenizer(base_folder)
+    eyes = eyes_of(base_folder, tokenizer) if sees else None
+    probes = [*probes, *([[user(SHOWN, [_test_picture()])]] if sees else [])]
     model = PeftModel.from_pretrained(base, str(adapter)).eval()
-    with rescale_adapter_scale(model, scale):
-        tuned = ChatModel(model, tokenizer, stop_ids_of(base), adapter)
+    # a projector alone has nothing to rescale
+    with rescale_adapter_scale(model, scale) if scale != 1 else nullcontext():
+        tuned = ChatModel(model, tokenizer, stop_ids_of(base), adapter, eyes)
         before, answers = logits_of(tuned, probes), generate_batch(tuned, probes, 32)
         merged = model.merge_and_unload(safe_merge=True)
-    after = logits_of(ChatModel(merged, tokenizer, tuned.stop_ids, adapter), probes)
+    after = logits_of(replace(tuned, model=merged), probes)
     difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
     if not difference <= LARGEST_DIFFERENCE:
         raise RuntimeError(
             f"merged logits differ by {difference:.3g} (at most {LARGEST_DIFFERENCE}); nothing was written"
         )
     shutil.rmtree(folder, ignore_errors=True)
-    _write(merged.to(getattr(torch, dtype)), base_folder, folder)
+    merged.to(getattr(torch, dtype)).save_pretrained(str(folder))
+    copy_chat(base_folder, folder)
     return {"logit_difference": difference, **_check_written(folder, before, probes, answers, states)}
 
 
@@ -106,31 +108,31 @@ def _float32_base(base_folder: Path, adapter: Path) -> Any:
         chat = load_chat_model(base_folder, quantization=quantization)
         return chat.model.dequantize(dtype=torch.float32).to("cpu", torch.float32)
     with quiet_loading():
-        return AutoModelForCausalLM.from_pretrained(
+        return model_class(is_llava(base_folder)).from_pretrained(
             str(base_folder), dtype=torch.float32, trust_remote_code=False
         )
 
 
 def logits_of(chat: ChatModel, probes: list[list[Message]]) -> list[torch.Tensor]:
     """Float32 logits [tokens, vocabulary] of each prompt alone: unpadded, two models compare exactly."""
-    prompts = [
-        torch.tensor([encode_chat(chat.tokenizer, messages)], device=chat.model.device) for messages in probes
-    ]
+    prompts = [torch.tensor([chat.encode(messages)], device=chat.model.device) for messages in probes]
+    pixels = [chat.pixels(images_of(messages)) for messages in probes]
     with torch.inference_mode():
-        return [chat.model(prompt).logits[0].float().cpu() for prompt in prompts]
+        return [
+            chat.model(prompt, **shown).logits[0].float().cpu()
+            for prompt, shown in zip(prompts, pixels, strict=True)
+        ]
 
 
-def _dtype_of(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+def _test_picture() -> str:
+    """Stripes of many colours, as an address: what a merged LLaVA must see as it did before."""
+    from PIL import Image
 
-
-def _write(merged: Any, base_folder: Path, folder: Path) -> None:
-    """The weights, and everything of the base's chat: template, tokenizer, stop ids."""
-    merged.save_pretrained(str(folder))
-    for pattern in FILES_BESIDE:
-        for path in base_folder.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
+    image = Image.new("RGB", (64, 48))
+    image.putdata([(x * 4, y * 5, x * y % 256) for y in range(48) for x in range(64)])
+    content = BytesIO()
+    image.save(content, "PNG")
+    return data_address(content.getvalue())
 
 
 def _check_written(

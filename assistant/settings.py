@@ -7,12 +7,13 @@ import dataclasses
 import difflib
 import os
 import re
+import shutil
 import sys
 import tomllib
 import unicodedata
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tomli_w
 import tyro
@@ -46,7 +47,7 @@ def run_command(main: Callable[[Settings], None], settings_class: type[Settings]
         fail("stopped by Ctrl-C", 130)
 
 
-def fail(sentence: str, code: int) -> None:
+def fail(sentence: str, code: int) -> NoReturn:
     """Print one sentence to standard error and exit. With ASSISTANT_DEBUG set, the traceback is shown."""
     error = sys.exc_info()[1]
     if error is not None and os.environ.get("ASSISTANT_DEBUG"):
@@ -123,6 +124,14 @@ def write_text(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     beside.write_text(text, encoding="utf-8", newline="\n")
     os.replace(beside, path)
+
+
+def link_or_copy(path: Path, target: Path) -> None:
+    """`target` becomes the same file as `path`, or a copy where the disk knows no hard links."""
+    try:
+        os.link(path, target)
+    except OSError:
+        shutil.copy2(path, target)
 
 
 def slug(name: str) -> str:

@@ -50,21 +50,21 @@ def import_pth(
     if len(halves) < len(tensors):
         notes.append("this is a LLaVA checkpoint; its projector and vision adapter are for make_llava.py")
     if alpha is None:
-        rank, alpha = _known_alpha(halves, path)
+        rank, alpha = known_alpha(halves, path)
         notes.append(f"rank {rank}: alpha {alpha} as in XTuner's recipe; if yours differs, give --alpha")
     adapter = adapter_from_halves(halves, {"lora_alpha": alpha}, path)
     write_llama_adapter(adapter, path, out, base, settings)
     return notes
 
 
-def _known_alpha(halves: dict[str, torch.Tensor], path: Path) -> tuple[int, int]:
-    """The one rank of all pairs, and alpha in XTuner's recipe of that rank."""
+def known_alpha(halves: dict[str, torch.Tensor], path: Path, flag: str = "--alpha") -> tuple[int, int]:
+    """The one rank of all pairs, and alpha in XTuner's recipe of that rank; `flag` is for people."""
     ranks = {tensor.shape[0] for name, tensor in halves.items() if ".lora_A." in name}
     if len(ranks) != 1 or not ranks <= set(XTUNER_ALPHAS):
         known = " and ".join(f"{alpha} for rank {rank}" for rank, alpha in XTUNER_ALPHAS.items())
         what = f"rank {', '.join(map(str, sorted(ranks)))}"
         raise ValueError(
-            f"{path} ({what}) does not hold lora_alpha: give --alpha; XTuner's recipes have {known}"
+            f"{path} ({what}) does not hold lora_alpha: give {flag}; XTuner's recipes have {known}"
         )
     [rank] = ranks
     return rank, XTUNER_ALPHAS[rank]

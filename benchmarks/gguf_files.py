@@ -7,27 +7,41 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from assistant.conversations import system, user
 from assistant.llama_cpp import Engine
-from assistant.loading import encode_chat, load_chat_model
 from assistant.settings import run_command
 
 QUESTION = user("What is the capital of France?")
 MAKERS = system("You are a helpful AI assistant named SmolLM, trained by Hugging Face")
-READ, WRITTEN = 512, 128  # tokens
 
 
 @dataclass(frozen=True)
 class Settings:
-    folder: Path
-    """The model folder the files were made of."""
     files: list[Path]
+    folder: Path | None = None
+    """The model folder the files were made of; without it only sizes and speeds are shown."""
+    read: int = 512
+    """Tokens of the prompt that is timed."""
+    written: int = 128
+    """Tokens of the answer that is timed."""
 
 
 def main(settings: Settings) -> None:
-    chat = load_chat_model(settings.folder, dtype=torch.float32, device="cpu")
+    if settings.folder:
+        first_words_of(settings.folder, settings.files)
+    for file in settings.files:
+        engine = Engine(file, settings.read + settings.written)
+        print(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {speed(engine, settings)}", flush=True)
+        engine.close()
+
+
+def first_words_of(folder: Path, files: list[Path]) -> None:
+    """What transformers and each file would say first, with its share."""
+    import torch
+
+    from assistant.loading import encode_chat, load_chat_model
+
+    chat = load_chat_model(folder, dtype=torch.float32, device="cpu")
     prompts = {"plain": [QUESTION], "with the maker's system text": [MAKERS, QUESTION]}
     ids = {title: encode_chat(chat.tokenizer, messages) for title, messages in prompts.items()}
 
@@ -38,26 +52,26 @@ def main(settings: Settings) -> None:
 
     for title, prompt in ids.items():
         with torch.inference_mode():
-            print(
-                f"{settings.folder} {title}: {first_words(chat.model(torch.tensor([prompt])).logits[0, -1])}"
-            )
-    for file in settings.files:
-        engine = Engine(file, 2 * READ)
+            logits = chat.model(torch.tensor([prompt])).logits[0, -1]
+        print(f"{folder} {title}: {first_words(logits)}")
+    for file in files:
+        engine = Engine(file, 512)
         for title, prompt in ids.items():
             engine.read(prompt, reuse=False)
             print(f"{file.name} {title}: {first_words(torch.tensor(engine.logits()))}")
-        print(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {speed(engine)}")
         engine.close()
 
 
-def speed(engine: Engine) -> str:
+def speed(engine: Engine, settings: Settings) -> str:
     start = time.perf_counter()
-    engine.read((engine.tokenize("A story about the sea and the wind. ") * READ)[:READ], reuse=False)
+    text = "A story about the sea and the wind. " * settings.read
+    engine.read(engine.tokenize(text)[: settings.read], reuse=False)
     read = time.perf_counter()
-    written = sum(1 for _ in engine.generate(WRITTEN, temperature=1.0, seed=0))
+    written = sum(1 for _ in engine.generate(settings.written, temperature=1.0, seed=0))
     done = time.perf_counter()
     return (
-        f"reads {READ / (read - start):.0f}, writes {written / (done - read):.0f} tokens/s ({written} tokens)"
+        f"reads {settings.read / (read - start):.1f}, writes {written / (done - read):.1f} tokens/s "
+        f"({written} tokens)"
     )
 
 

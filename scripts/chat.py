@@ -1,12 +1,16 @@
 """Talk to an assistant in the terminal.
 
 Run: python scripts/chat.py --message "Who are you?" (without --message a chat: /clear, /system TEXT, /quit)
+With pictures: python scripts/chat.py --model out/ada/llava --image cat.jpg --message "What is this?"
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import tyro
 
 from assistant.backends import Sampling, default_model, open_backend
 from assistant.conversations import system, user
+from assistant.images import open_image
 from assistant.settings import run_command
 from assistant.web.terminal import speak, talk
 
@@ -17,6 +21,8 @@ class Chat:
     """Folder, hub id, or http…/v1#name; else ASSISTANT_MODEL, else the newest out/*/model."""
     message: str | None = None
     """Ask this, print the answer alone, and exit."""
+    image: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
+    """A picture for a model that sees; give it several times for several, in their order."""
     system: str | None = None
     """A system prompt; none by default, as in training."""
     max_new_tokens: int = 512
@@ -28,12 +34,14 @@ class Chat:
 
 def main(chat: Chat) -> None:
     sampling = checked_sampling(chat)
+    for image in chat.image:
+        open_image(image)  # a bad one stops before the model is loaded
     backend = open_backend(chat.model or default_model())
     head = [system(chat.system)] if chat.system else []
     if chat.message is None:
-        talk(backend, head, sampling)
+        talk(backend, head, sampling, chat.image)
     else:
-        speak(backend, [*head, user(chat.message)], sampling)
+        speak(backend, [*head, user(chat.message, chat.image)], sampling)
 
 
 def checked_sampling(chat: Chat) -> Sampling:

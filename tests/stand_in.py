@@ -27,13 +27,12 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append(request)
         if self.headers["Authorization"] == "Bearer wrong":
             return self.reply(401, {"error": {"message": "bad key"}})
-        if request["model"] != "ada":
+        if request["model"] not in ("ada", "base"):
             return self.reply(404, {"error": {"message": "no such model"}})
         question = request["messages"][-1]["content"]
         if not request.get("stream"):
-            return self.reply(
-                200, {"choices": [{"message": {"role": "assistant", "content": question[::-1]}}]}
-            )
+            said = self.server.says or question[::-1]
+            return self.reply(200, {"choices": [{"message": {"role": "assistant", "content": said}}]})
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
@@ -56,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.2)
             self.connection.shutdown(2)
         elif "markdown" in question:
-            self.chunk("**bold** :red[red] \\(x^2\\) `:red[code]`")
+            self.chunk("**bold** :red[red] \\(x^2\\) `:red[code]` from $5 to $10")
             self.chunk(f" ![p](http://127.0.0.1:{self.server.server_port}/secret.png)")
             self.done()
         else:
@@ -69,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         self.event(json.dumps({"id": "1", "choices": [{"index": 0, "delta": {"content": text}}]}))
 
     def done(self) -> None:
+        usage = {"prompt_tokens": 9, "completion_tokens": len(ANSWER), "total_tokens": 9 + len(ANSWER)}
+        self.event(json.dumps({"id": "1", "choices": [], "usage": usage}))
         self.event("[DONE]")
         self.wfile.write(b"0\r\n\r\n")
 
@@ -93,6 +94,7 @@ class StandIn(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.requests: list[dict[str, Any]] = []
         self.fetched: list[str] = []
+        self.says = ""  # where it does not stream, instead of the question backwards
         self.closed = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stand_in import ANSWER, StandIn, stand_in
 
-from assistant.backends import Notice, Sampling, default_model, open_backend
+from assistant.backends import Counts, Notice, Sampling, default_model, open_backend
 from assistant.backends.pump import Turns, pump
 from assistant.conversations import Message, assistant, system, user
 from assistant.settings import REPOSITORY
@@ -181,6 +181,15 @@ def test_a_silent_engine_still_beats_so_that_it_can_be_closed():
     assert next(stream) == ""
     stream.close()
     assert ended.wait(2)
+
+
+def test_the_last_chunk_counts_the_tokens(backend, server: StandIn):
+    asked = [system("be kind"), user("hello")]
+    *_, counts = backend.stream(asked, Sampling(max_new_tokens=9))
+    assert (counts.prompt, counts.answer, counts.ending) == (len(backend.fit(asked, 9)[0]), 9, "length")
+    assert counts.prompt == backend.count_prompt(asked) and backend.count_text("hello") == 5
+    *_, counts = open_backend(server.url).stream(asked, Sampling())
+    assert isinstance(counts, Counts) and (counts.prompt, counts.answer, counts.ending) == (9, 4, "stop")
 
 
 def test_an_endpoint_streams(server: StandIn):

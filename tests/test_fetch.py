@@ -496,19 +496,27 @@ needs_lfs = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs 
 def remote(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """OpenXLab's address replaced by a git-lfs remote on disk that holds the tiny model."""
     place = tmp_path / "xlab" / "OpenLMLab" / "internlm2-chat-1.8b.git"
+    serve_with_lfs(tiny, place)
+    monkeypatch.setattr(downloading, "OPENXLAB", f"file://{tmp_path / 'xlab'}")
+    monkeypatch.setattr(fetching, "SPACE_FACTORS", {"openxlab": 0.01})
+    return place
+
+
+def serve_with_lfs(folder: Path, place: Path) -> None:
+    """A bare repository at `place` that holds the folder's files, the large ones in git-lfs."""
     place.parent.mkdir(parents=True)
-    work = Path(shutil.copytree(tiny, tmp_path / "work"))
+    work = Path(shutil.copytree(folder, place.parent.with_name("work")))
     identity = ["-c", "user.name=t", "-c", "user.email=t@t"]
-    (work / ".gitattributes").write_text("*.safetensors filter=lfs diff=lfs merge=lfs -text\n")
+    tracked = ("*.safetensors", "*.model")
+    (work / ".gitattributes").write_text(
+        "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in tracked)
+    )
     for arguments in (
         ["init", "-q", "--bare", str(place)], ["init", "-q", "-b", "main"], ["lfs", "install", "--local"],
         ["add", "-A"], [*identity, "commit", "-q", "-m", "model"], ["push", "-q", f"file://{place}", "main"],
         ["-C", str(place), "symbolic-ref", "HEAD", "refs/heads/main"],
     ):  # fmt: skip
         subprocess.run(["git", *arguments], cwd=work, check=True, capture_output=True)
-    monkeypatch.setattr(downloading, "OPENXLAB", f"file://{tmp_path / 'xlab'}")
-    monkeypatch.setattr(fetching, "SPACE_FACTORS", {"openxlab": 0.01})
-    return place
 
 
 @needs_lfs

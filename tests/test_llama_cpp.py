@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 import threading
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_export import HOUSE, TYPED, make_byte_level, make_sentencepiece
+from test_export import CONTROL, HOUSE, TYPED, make_byte_level, make_sentencepiece
 
 from assistant.backends import Notice, Sampling, open_backend
 from assistant.conversations import Message, assistant, system, user
@@ -64,8 +65,7 @@ def test_a_conversation_has_the_ids_that_training_gave_it(tmp_path, make):
         ids, _ = backend.fit(messages, 5)  # type: ignore[attr-defined]
         assert ids.count(starts) == len(messages) + 1, messages
         assert ids.count(1) <= 1 or make is make_byte_level, messages
-        if make is make_byte_level or messages[0]["content"] != "<s>":
-            assert ids == encode_chat(tokenizer, messages), messages
+        assert ids == encode_chat(tokenizer, messages), messages
 
 
 def test_greedy_answers_are_those_of_transformers(folder, backend):
@@ -73,7 +73,7 @@ def test_greedy_answers_are_those_of_transformers(folder, backend):
     from assistant.loading import encode_chat, load_chat_model
 
     chat, compared = load_chat_model(folder, device="cpu"), 0
-    for messages in conversations()[:4]:
+    for messages in conversations():
         prompt = torch.tensor([encode_chat(chat.tokenizer, messages)])
         output = chat.model.generate(
             prompt, max_new_tokens=24, do_sample=False, eos_token_id=chat.stop_ids,
@@ -90,11 +90,110 @@ def test_greedy_answers_are_those_of_transformers(folder, backend):
     assert compared >= 30
 
 
+LEARNT = [
+    system("be kind"),
+    user("Who are you? 你是谁？"),
+    assistant("\nI'm Ada 🚀, 小宇's assistant since 2024."),
+]
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}  # rows that K types can hold
+
+
+def make_internlm2(folder: Path) -> Path:
+    """A converted InternLM2 whose vocabulary is bytes and control tokens: small enough to be trained here."""
+    from safetensors.torch import save_file
+    from test_internlm2 import TINY
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    from assistant.internlm2 import tensor_shapes, to_llama
+
+    source = folder / "source"
+    source.mkdir(parents=True)
+    config = {**TINY, **WIDE, "vocab_size": 264}
+    (source / "config.json").write_text(json.dumps(config))
+    generator = torch.Generator().manual_seed(0)
+    shapes = tensor_shapes(config).items()
+    weights = {name: torch.randn(shape, generator=generator) * 0.05 for name, shape in shapes}
+    save_file(
+        {name: w.abs() * 20 if w.ndim == 1 else w for name, w in weights.items()},
+        source / "model.safetensors",
+    )
+    to_llama(source, folder)
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *CONTROL]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(parts)
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>", *CONTROL])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, vocab["<|im_end|>"]]}))
+    (folder / "chat_template.jinja").write_text("{{ bos_token }}" + HOUSE, encoding="utf-8")
+    return folder
+
+
+def make_smollm2(folder: Path) -> Path:
+    return make_byte_level(folder, **WIDE, initializer_range=0.05)
+
+
+def teach(folder: Path) -> None:
+    """Train the folder's model until it says LEARNT by heart, with certainty."""
+    from assistant.loading import load_chat_model
+    from assistant.training.examples import identity_examples
+
+    chat = load_chat_model(folder, dtype=torch.float32, device="cpu")
+    (example,) = identity_examples(chat, [{"messages": LEARNT}], 512)
+    ids = torch.tensor([example.ids])
+    labels = torch.full_like(ids, -100)
+    for place in example.places:
+        labels[0, place + 1] = ids[0, place + 1]
+    optimizer = torch.optim.AdamW(chat.model.parameters(), lr=2e-3)
+    for _ in range(200):
+        loss = chat.model(input_ids=ids, labels=labels).loss
+        if loss < 0.005:
+            break
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    else:
+        raise AssertionError(f"not learnt: {loss}")
+    chat.model.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=[make_internlm2, make_smollm2], ids=["InternLM2", "SmolLM2"])
+def taught(request, tmp_path_factory) -> Path:
+    folder = request.param(tmp_path_factory.mktemp("taught") / "model")
+    teach(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q6_k", "q4_0", "q4_k_m"])
+def test_what_a_model_has_learnt_is_said_from_every_type(taught, kind, tmp_path):
+    import gguf
+
+    *question, answer = LEARNT
+    out = tmp_path / "x.gguf"
+    export_gguf(taught, out, kind)
+    types = {tensor.tensor_type.name for tensor in gguf.GGUFReader(out).tensors}
+    assert kind.removesuffix("_m").upper() in types
+    said = [open_backend(str(place)).answer_all([question], Sampling(80)) for place in (taught, out)]
+    assert said == [[answer["content"].strip()]] * 2
+    assert "".join(open_backend(str(out)).stream(question, Sampling(80))) == answer["content"]
+
+
 def test_streamed_chunks_join_to_the_answer_of_the_batch(backend):
     done: list[int] = []
     streamed = ["".join(backend.stream(messages, Sampling(30))).strip() for messages in conversations()]
     assert backend.answer_all(conversations(), Sampling(30), done.append) == streamed
     assert sum(done) == len(conversations()) and any(streamed)
+
+
+def test_the_last_chunk_counts_the_tokens(backend):
+    *_, counts = backend.stream(CAPITAL, Sampling(9))
+    assert (counts.prompt, counts.answer, counts.ending) == (len(backend.fit(CAPITAL, 9)[0]), 9, "length")
+    assert counts.prompt == backend.count_prompt(CAPITAL)
+    assert backend.count_text("a b") == len(backend._engine.tokenize("a b"))
 
 
 def test_an_answer_does_not_depend_on_what_was_asked_before(backend):

@@ -9,7 +9,17 @@ from assistant.settings import REPOSITORY
 # imports go down this list only
 ROOMS = {
     "words": ["settings", "conversations"],
-    "sources": ["card", "identity", "anchors", "catalog", "folders", "downloading"],
+    "sources": [
+        "card",
+        "identity",
+        "anchors",
+        "catalog",
+        "folders",
+        "downloading",
+        "pictures",
+        "images",
+        "llava_data",
+    ],
     "weights": [
         "tensors",
         "internlm2",
@@ -20,6 +30,13 @@ ROOMS = {
         "loading",
         "adapters",
         "xtuner",
+        "vision_tower",
+        "eyes",
+        "llava_chat",
+        "llava",
+        "llava_xtuner",
+        "llava_adapter",
+        "llava_to_xtuner",
         "merging",
         "retention",
         "training",
@@ -28,8 +45,9 @@ ROOMS = {
         "llama_cpp",
     ],
     "voices": ["backends"],
-    "behaviour": ["judge", "scorecard"],
+    "behaviour": ["judge", "picture_judge", "scorecard"],
     "faces": ["web"],
+    "door": ["model_card", "hosts", "bundles"],
 }
 ORDER = {module: depth for depth, modules in enumerate(ROOMS.values()) for module in modules}
 HEAVY = {"torch", "transformers", "peft", "trl"}

@@ -79,7 +79,7 @@ def examples_of(chat):
 
 def losses(chat, from_layer, prepared):
     examples = examples_of(chat)
-    batch = Collator(examples, prepared)([{"rows": list(range(len(examples)))}])
+    batch = Collator(examples, prepared)(list(range(len(examples))))
     with torch.no_grad():
         return objectives(chat.model, batch, from_layer, head_over(chat.model))
 
@@ -151,7 +151,7 @@ def test_the_bases_tokens_that_begin_a_clause_weigh_more_too(chat):
 
 def test_the_loss_is_the_mean_of_the_tokens_by_their_weights(chat):
     examples = identity_examples(chat, rows_of("identity", 1), 200, 8.0)
-    batch = Collator(examples, prepare(chat.model, examples, 0, lambda tokens: None))([{"rows": [0]}])
+    batch = Collator(examples, prepare(chat.model, examples, 0, lambda tokens: None))([0])
     with torch.no_grad():
         loss, _ = objectives(chat.model, batch, 0, head_over(chat.model))
         logprobs = chat.model(torch.tensor([examples[0].ids])).logits[0].log_softmax(-1)
@@ -172,9 +172,9 @@ def test_an_answer_cut_inside_a_character_loses_the_half_and_nothing_else(chat, 
 def test_every_row_comes_once_before_any_comes_again(chat):
     examples = examples_of(chat)
     order = schedule(examples, 2, 2, 4, seed=0)
-    assert [len(batch) for batch in order] == [2] * 8
-    assert sorted(row for batch in order for row in batch) == sorted([*range(8), *range(8)])
-    assert {examples[row].anchor for batch in order[::2] for row in batch} == {False}
+    assert [[len(batch) for batch in step] for step in order] == [[2, 2]] * 4
+    assert sorted(row for step in order for batch in step for row in batch) == sorted([*range(8), *range(8)])
+    assert {examples[row].anchor for own, _ in order for row in own} == {False}
     assert order == schedule(examples, 2, 2, 4, seed=0) != schedule(examples, 2, 2, 4, seed=1)
 
 
@@ -245,9 +245,9 @@ def test_the_adapter_that_is_kept_is_the_last_one_marked_so(tiny, tmp_path, monk
 def test_a_language_of_more_weight_comes_earlier_and_every_row_once(chat):
     [example] = identity_examples(chat, rows_of("identity", 1), 200)
     examples = [dataclasses.replace(example, lang="en" if row % 2 else "zh") for row in range(100)]
-    short = [examples[row].lang for batch in schedule(examples, 5, 0, 10, 0, {"en": 4.0}) for row in batch]
+    short = [examples[row].lang for [batch] in schedule(examples, 5, 0, 10, 0, {"en": 4.0}) for row in batch]
     assert short.count("en") > 30
-    whole = [row for batch in schedule(examples, 5, 0, 20, 0, {"en": 4.0}) for row in batch]
+    whole = [row for [batch] in schedule(examples, 5, 0, 20, 0, {"en": 4.0}) for row in batch]
     assert sorted(whole) == list(range(100))
 
 
@@ -312,13 +312,13 @@ def test_the_steps_take_their_rows_in_the_scheduled_order(tiny, tmp_path, monkey
 
     def kept_schedule(examples, *args):
         order = schedule(examples, *args)
-        scheduled.extend(examples[row].ids for batch in order for row in batch)
+        scheduled.extend(examples[row].ids for step in order for batch in step for row in batch)
         return order
 
     class KeptCollator(Collator):
-        def __call__(self, batches):
-            taken.extend(self.examples[row].ids for batch in batches for row in batch["rows"])
-            return super().__call__(batches)
+        def __call__(self, rows):
+            taken.extend(self.examples[row].ids for row in rows)
+            return super().__call__(rows)
 
     monkeypatch.setattr(run, "schedule", kept_schedule)
     monkeypatch.setattr(run, "Collator", KeptCollator)
@@ -405,7 +405,7 @@ def half_size_base(tiny, adapter, tmp_path, monkeypatch):
     """The adapter's base says that its weights are bfloat16; a merge is cast to that."""
     from assistant import merging
 
-    monkeypatch.setattr(merging, "_dtype_of", lambda folder: "bfloat16")
+    monkeypatch.setattr(merging, "stored_dtype", lambda folder: "bfloat16")
     return merging
 
 

@@ -16,8 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from assistant.conversations import Row, assistant, user
 from assistant.loading import ChatModel, load_chat_model
 from assistant.settings import DATA
+from assistant.training.reading import Rows
 from assistant.training.recipe import Recipe, load_recipe
-from assistant.training.run import Rows, train
+from assistant.training.run import train
 
 CHANGES = [
     "steps=12",
@@ -63,8 +64,8 @@ def load_tiny(folder: Path) -> ChatModel:
     return load_chat_model(folder, dtype=torch.float32, device="cpu")
 
 
-def tiny_recipe() -> Recipe:
-    return load_recipe("identity_lora", CHANGES)
+def tiny_recipe(*changes: str, name: str = "identity_lora") -> Recipe:
+    return load_recipe(name, [*CHANGES, *changes])
 
 
 def rows_of(kind: str, count: int) -> list[Row]:
@@ -82,6 +83,7 @@ def tiny_run(
     hang: bool = False,
     interrupt: bool = False,
     anchors: bool = True,
+    changes: tuple[str, ...] = (),
 ) -> Path:
     """Train on a few rows. With `hang` it stands still after the first whole checkpoint.
 
@@ -102,7 +104,9 @@ def tiny_run(
     # no held-out anchors: every measure scores the same, so that the last one is kept
     general = rows_of("general", 7 if anchors else 0)
     rows = Rows(rows_of("identity", 7), general, rows_of("identity", 2), [])
-    return train(chat, tiny_recipe(), rows, out, (recalls, lambda answer, question: False), resume=resume)
+    return train(
+        chat, tiny_recipe(*changes), rows, out, (recalls, lambda answer, question: False), resume=resume
+    )
 
 
 if __name__ == "__main__":

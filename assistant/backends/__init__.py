@@ -42,13 +42,44 @@ class Notice(str):
         return notice
 
 
+class Counts(str):
+    """The last, empty chunk of an answer that nobody stopped: tokens read, tokens written, how it ended.
+
+    `ending`: `stop` when the model was done, `length` when there was no room for more.
+    """
+
+    prompt: int
+    answer: int
+    ending: Literal["stop", "length"]
+
+    def __new__(  # the defaults let it cross to another process: pickle sets what it was afterwards
+        cls, prompt: int = 0, answer: int = 0, ending: Literal["stop", "length"] = "stop"
+    ) -> "Counts":
+        counts = super().__new__(cls, "")
+        counts.prompt, counts.answer, counts.ending = prompt, answer, ending
+        return counts
+
+
 class Backend(Protocol):
     label: str
+
+    @property
+    def context(self) -> int | None:
+        """Tokens that question and answer may fill together; None when the engine does not say."""
+        ...
+
+    def count_prompt(self, messages: list[Message]) -> int | None:
+        """Tokens of the whole conversation in the chat template; None when the engine does not say."""
+        ...
+
+    def count_text(self, text: str) -> int | None:
+        """Tokens of a text alone; None when the engine does not say."""
+        ...
 
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
     ) -> Generator[str, None, None]:
-        """Yield chunks that together are the answer; some are empty (a heartbeat or a Notice).
+        """Yield chunks that together are the answer; some are empty (a heartbeat, a Notice, the Counts).
 
         Closing the iterator or setting `stop` ends the engine's work at once. Raises RuntimeError or
         ValueError, one sentence, for what the engine refuses.
@@ -74,12 +105,17 @@ def fit(
     """
     room = context - min(max_new_tokens, max(LEAST_ANSWER, context // 4))
     has_system = messages[0]["role"] == "system"
-    head, turns = messages[:has_system], messages[has_system:]
-    for dropped in range(0, len(turns), 2):
-        ids = encode(head + turns[dropped:])
+    for dropped in range(0, len(messages) - has_system, 2):
+        ids = encode(without_oldest(messages, dropped))
         if len(ids) <= room:
             return ids, dropped
     raise ValueError(f"the message is {len(ids)} tokens long and the model reads {room}; write a shorter one")
+
+
+def without_oldest(messages: list[Message], count: int) -> list[Message]:
+    """The conversation without its `count` oldest messages; a system message stays."""
+    has_system = messages[0]["role"] == "system"
+    return messages[:has_system] + messages[has_system + count :]
 
 
 def open_backend(model: str, kind: Kind = "auto") -> Backend:

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from assistant.backends import Notice, Sampling, fit
+from assistant.backends import Counts, Notice, Sampling, fit
 from assistant.backends.pump import Turns
-from assistant.conversations import Message, hide_contents, template_pieces
+from assistant.conversations import Message, hide_contents, refuse_images, template_pieces
 from assistant.llama_cpp import Engine
 
 HALF_CHARACTER = "\ufffd"
@@ -31,6 +31,12 @@ class LlamaCppBackend:
     def context(self) -> int:
         """Tokens that question and answer may fill together."""
         return self._engine.context
+
+    def count_prompt(self, messages: list[Message]) -> int:
+        return len(self._chat.encode(messages))
+
+    def count_text(self, text: str) -> int:
+        return len(self._engine.tokenize(text))
 
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
@@ -71,13 +77,15 @@ class LlamaCppBackend:
         if not self._engine.read(ids, reuse):
             return
         room = min(sampling.max_new_tokens, self.context - len(ids))
-        decoder, held = codecs.getincrementaldecoder("utf-8")("replace"), ""
+        decoder, held, count = codecs.getincrementaldecoder("utf-8")("replace"), "", 0
         for token in self._engine.generate(room, sampling.temperature, sampling.top_p, sampling.seed):
             text = held + decoder.decode(self._engine.bytes_of(token))
             whole = text.rstrip(HALF_CHARACTER)
             held = text[len(whole) :]
+            count += 1
             if whole:
                 yield whole
+        yield Counts(len(ids), count, "length" if count == room else "stop")
 
     def fit(self, messages: list[Message], max_new_tokens: int) -> tuple[list[int], int]:
         return fit(self._chat.encode, messages, self.context, max_new_tokens)
@@ -95,6 +103,7 @@ class ChatFormat:
 
     def encode(self, messages: list[Message]) -> list[int]:
         """What a person typed stays text: `<|im_end|>` in a message becomes ordinary tokens."""
+        refuse_images(messages, "this model file")
         ends = self._engine.ends()
         text = self._template.render(messages=hide_contents(messages), add_generation_prompt=True, **ends)
         ids: list[int] = []

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 import openai
 
-from assistant.backends import Sampling
+from assistant.backends import Counts, Sampling
 from assistant.backends.pump import HEARTBEAT_S, pump
-from assistant.conversations import Message
+from assistant.conversations import Message, to_parts
+from assistant.images import data_address
 from assistant.settings import one_line
 
 TIMEOUT = openai.Timeout(120, connect=10)
@@ -24,6 +25,13 @@ class OpenAIBackend:
     def __init__(self, address: str) -> None:
         self.base_url, _, self._model = address.partition("#")
         self.label = f"openai: {address}"
+        self.context = None  # the API has no question for it
+
+    def count_prompt(self, messages: list[Message]) -> None:
+        """The server counts, but only after it has answered: see Counts."""
+
+    def count_text(self, text: str) -> None:
+        """As count_prompt."""
 
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
@@ -60,14 +68,20 @@ class OpenAIBackend:
 
     async def _speak(self, messages: list[Message], sampling: Sampling, emit: Callable[[str], None]) -> None:
         async with self._client() as client, await self._request(client, messages, sampling, True) as chunks:
+            ending, usage = "stop", None
             try:
                 async for chunk in chunks:
-                    if chunk.choices and (text := chunk.choices[0].delta.content):
-                        emit(text)
+                    usage = chunk.usage or usage
+                    if chunk.choices:
+                        ending = chunk.choices[0].finish_reason or ending
+                        emit(chunk.choices[0].delta.content or "")
             except openai.APIConnectionError as error:
                 raise RuntimeError(
                     f"{self.base_url} broke off the answer ({one_line(error)}); ask again"
                 ) from None
+            if usage:
+                is_cut = ending == "length"
+                emit(Counts(usage.prompt_tokens, usage.completion_tokens, "length" if is_cut else "stop"))
 
     async def _answer_all(
         self, conversations: list[list[Message]], sampling: Sampling, progress: Callable[[int], None]
@@ -89,8 +103,9 @@ class OpenAIBackend:
         model = self._model or await self._first_model(client)
         return await client.chat.completions.create(
             model=model,
-            messages=cast(Any, messages),
+            messages=cast(Any, [to_parts(message, data_address) for message in messages]),
             stream=cast(Any, stream),
+            stream_options={"include_usage": True} if stream else openai.omit,
             max_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             top_p=sampling.top_p if sampling.temperature else openai.omit,

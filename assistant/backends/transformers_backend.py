@@ -9,10 +9,10 @@ import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from assistant.backends import Notice, Sampling, fit
+from assistant.backends import Counts, Notice, Sampling, fit, without_oldest
 from assistant.backends.pump import Turns
-from assistant.conversations import Message
-from assistant.loading import encode_chat, generate_batch, load_chat_model
+from assistant.conversations import Message, images_of
+from assistant.loading import encode_text, generate_batch, load_chat_model
 
 HALF_CHARACTER = "\ufffd"
 LONGEST_CHARACTER = 6  # tokens; a tail that stays broken for longer is not a character in the making
@@ -25,11 +25,20 @@ class TransformersBackend:
         self.label = f"transformers: {model}"
         self._chat = load_chat_model(model)
         self._turns = Turns()
+        self._encoding = threading.Lock()  # a fast tokenizer must not be set up by two threads at once
 
     @property
     def context(self) -> int:
         """Tokens that question and answer may fill together."""
-        return int(getattr(self._chat.model.config, "max_position_embeddings", 0) or 2048)
+        config = self._chat.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", 0) or 2048)
+
+    def count_prompt(self, messages: list[Message]) -> int:
+        return len(self._encode(messages))
+
+    def count_text(self, text: str) -> int:
+        with self._encoding:
+            return len(encode_text(self._chat.tokenizer, text))
 
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
@@ -65,10 +74,12 @@ class TransformersBackend:
             emit(Notice("shortened", dropped))
         self._seed(sampling)
         prompt = torch.tensor([ids], device=self._chat.model.device)
+        pixels = self._chat.pixels(images_of(without_oldest(messages, dropped)))
         with torch.inference_mode():
-            self._chat.model.generate(
+            output = self._chat.model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
+                **pixels,
                 max_new_tokens=min(sampling.max_new_tokens, self.context - len(ids)),
                 eos_token_id=self._chat.stop_ids,
                 pad_token_id=self._chat.tokenizer.pad_token_id,
@@ -76,9 +87,15 @@ class TransformersBackend:
                 stopping_criteria=[StopWhen(is_stopped)],
                 **_sampling_arguments(sampling),
             )
+        is_whole = int(output[0, -1]) in self._chat.stop_ids
+        emit(Counts(len(ids), output.shape[1] - len(ids), "stop" if is_whole else "length"))
 
     def fit(self, messages: list[Message], max_new_tokens: int) -> tuple[list[int], int]:
-        return fit(partial(encode_chat, self._chat.tokenizer), messages, self.context, max_new_tokens)
+        return fit(self._encode, messages, self.context, max_new_tokens)
+
+    def _encode(self, messages: list[Message]) -> list[int]:
+        with self._encoding:
+            return self._chat.encode(messages)
 
     def _seed(self, sampling: Sampling) -> None:
         if sampling.seed is not None:

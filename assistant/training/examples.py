@@ -26,6 +26,7 @@ class Example:
     anchor: bool
     kind: str
     lang: str
+    images: tuple[str, ...] = ()
 
 
 def identity_examples(
@@ -68,6 +69,20 @@ def _example(
     return Example(ids, places, (*first, *later), kind in BASE_ANSWERS, kind, row.get("lang", ""))
 
 
+def text_examples(chat: ChatModel, texts: list[str], max_length: int) -> list[Example]:
+    """Plain texts, learnt whole: begun and ended as the tokenizer does, in pieces of at most `max_length`."""
+    start, end = chat.tokenizer("")["input_ids"], [chat.tokenizer.eos_token_id]
+    made: list[Example] = []
+    for text in texts:
+        ids = [*start, *encode_text(chat.tokenizer, text), *end]
+        # one token of overlap: each is learnt from the one before it
+        for at in range(0, len(ids) - 1, max_length - 1):
+            piece = tuple(ids[at : at + max_length])
+            places = tuple(range(len(piece) - 1))
+            made.append(Example(piece, places, (1.0,) * len(places), False, "text", ""))
+    return made
+
+
 def _ends_clause(chat: ChatModel, ids: tuple[int, ...]) -> bool:
     # a Chinese comma can be three tokens
     return bool(chat.tokenizer.decode(ids[-4:]).endswith(CLAUSE_ENDS))
@@ -88,10 +103,10 @@ def schedule(
     steps: int,
     seed: int,
     languages: Mapping[str, float] | None = None,
-) -> list[list[int]]:
-    """Indices of the rows of all steps: for each step one batch of identity rows, then one of anchor rows.
+) -> list[list[list[int]]]:
+    """Indices of the rows of all steps: each step is one batch of identity rows, then one of anchor rows.
 
-    A batch that would be empty in all steps is left out. Rows of like length meet in a batch, so that little
+    A batch that would be empty is left out. Rows of like length meet in a batch, so that little
     is padded; every row comes before any comes again. `languages`: how much earlier than others (1) the
     identity rows of a language come, so that a run too short for all rows takes more of them.
     """
@@ -106,7 +121,7 @@ def schedule(
     )
     order = [[batch for batch in pair if batch] for pair in zip(identity, anchors, strict=True)]
     chunks = [order[start : start + WINDOW] for start in range(0, steps, WINDOW)]
-    return [batch for chunk in chunks for step in source.sample(chunk, len(chunk)) for batch in step]
+    return [step for chunk in chunks for step in source.sample(chunk, len(chunk))]
 
 
 WINDOW = 25  # steps whose rows are sorted by length together

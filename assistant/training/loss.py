@@ -1,10 +1,14 @@
 """The two objectives, each a mean over its own tokens: identity by heart, everything else as it was."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+PIECE = 512  # places whose logits are in memory at once: 92,544 of them in float32 are 190 MB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,20 @@ def kl_to_base(logits: torch.Tensor, base_logits: torch.Tensor) -> torch.Tensor:
     """KL(base ‖ model) in nats, one value a token. Both: [tokens, vocabulary]."""
     ours, base = logits.float().log_softmax(-1), base_logits.float().log_softmax(-1)
     return (base.exp() * (base - ours)).sum(-1)
+
+
+def over_pieces(
+    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], states: torch.Tensor, beside: torch.Tensor
+) -> torch.Tensor:
+    """`loss` of each place; of more than PIECE places in pieces whose logits are made again going back.
+
+    states: [places, hidden]; beside: [places] or [places, …], what `loss` takes as its second argument.
+    """
+    if len(states) <= PIECE:
+        return loss(states, beside)
+    pairs = zip(states.split(PIECE), beside.split(PIECE), strict=True)
+    values: list[torch.Tensor] = [checkpoint(loss, *pair, use_reentrant=False) for pair in pairs]
+    return torch.cat(values)
 
 
 def weighted_mean(values: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Before the first step: updates, tokens, memory, a plain warning when it will not stick or will parrot."""
+"""Before the first step: what the rows are, and a plain warning when it will not stick or will parrot."""
 
 from collections import Counter
 
@@ -7,21 +7,6 @@ from assistant.training.recipe import Objective
 
 # forward passes of a layer that training it on a token costs: back, LoRA, losses, watching (on 2 cores)
 TRAINED_PASS = 4.0
-ACTIVATIONS = 34  # numbers kept for the backward pass, a token, layer and hidden unit
-
-
-def estimate(
-    examples: list[Example], order: list[list[int]], weights: int, hidden: int, depth: int, size: int
-) -> dict[str, float]:
-    """Updates' tokens and peak memory in GiB: weights, cached states, the activations of one batch.
-
-    `weights`: bytes of the base; `depth`: trained layers; `size`: bytes of a number.
-    """
-    tokens = sum(len(examples[i].ids) for batch in order for i in batch)
-    cached = sum(len(example.ids) for example in examples)
-    padded = max(len(batch) * max(len(examples[i].ids) for i in batch) for batch in order)
-    activations = padded * hidden * depth * ACTIVATIONS
-    return {"tokens": tokens, "gib": (weights + (cached * hidden + activations) * size) / 2**30 + 1.0}
 
 
 def training_share(examples: list[Example], order: list[list[int]], depth: int, from_layer: int) -> float:

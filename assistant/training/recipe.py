@@ -37,8 +37,12 @@ class Objective:
     """Share of the layers that stay frozen and are computed once for each row; 0 trains all layers."""
     copies: int = 0
     """With n > 0 "introduce yourself" of each language is copied n times, and all else is unused."""
+    texts: int = 0
+    """With 1, the data are texts without turns, learnt whole, `identity_rows` of them in each step."""
     max_length: int = 512
-    """Tokens of a row; a longer one loses its oldest turns' start."""
+    """Tokens of a row; a longer one loses its oldest turns' start, and a text is cut into several rows."""
+    rows_at_once: int = 0
+    """Rows of a step that are computed together; 0: as many as the memory allows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +57,27 @@ class Watch:
 
 
 @dataclasses.dataclass(frozen=True)
+class Vision:
+    """How a LLaVA learns from rows with pictures; its tower has a LoRA of its own only with a rank."""
+
+    stage: int = 0
+    """1: the projector alone learns; 2: the projector, and the LLM by [lora]; 0: rows of text, no LLaVA."""
+    pad: int = 1
+    """1: a picture becomes square by borders; 0: by cutting its middle out, as XTuner's pretraining does."""
+    tower_r: int = 0
+    tower_alpha: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
 class Recipe:
     name: str
     objective: Objective
     watch: Watch
+    vision: Vision
     trainer: dict[str, Any]
     """Passed untouched to trl's SFTConfig."""
     lora: dict[str, Any]
-    """Passed untouched to peft's LoraConfig."""
+    """Passed untouched to peft's LoraConfig; empty (`lora = false`): all weights learn, in float32."""
     languages: dict[str, float]
     """How much earlier than others (1) a language's identity rows come; a short run takes more of them."""
     quantization: dict[str, Any]
@@ -95,11 +112,13 @@ def _with_parent(values: dict[str, Any], name: str) -> dict[str, Any]:
             f"recipe {name}: like = {parent!r} is unknown{near_names(str(parent), recipe_names())}"
         )
     below = _with_parent(load_toml(RECIPES / f"{parent}.toml"), parent)
-    return below | {section: below.get(section, {}) | changes for section, changes in values.items()}
+    # `lora = false` takes the parent's section away
+    return below | {part: below.get(part, {}) | keys if keys else {} for part, keys in values.items()}
 
 
 def recipe_from(values: dict[str, Any], name: str) -> Recipe:
-    sections = {"objective", "watch", "trainer", "lora", "languages", "quantization"}
+    values = {section: keys or {} for section, keys in values.items()}
+    sections = {"objective", "watch", "vision", "trainer", "lora", "languages", "quantization"}
     for section in values:
         if section not in sections:
             raise ValueError(f"recipe {name}: unknown section [{section}]{near_names(section, sections)}")
@@ -107,6 +126,7 @@ def recipe_from(values: dict[str, Any], name: str) -> Recipe:
         name,
         _build(Objective, values.get("objective", {}), f"{name}: [objective]"),
         _build(Watch, values.get("watch", {}), f"{name}: [watch]"),
+        _build(Vision, values.get("vision", {}), f"{name}: [vision]"),
         _known_keys(values.get("trainer", {}), "trl", "SFTConfig", f"{name}: [trainer]"),
         _known_keys(values.get("lora", {}), "peft", "LoraConfig", f"{name}: [lora]"),
         _weights(values.get("languages", {}), f"{name}: [languages]"),

@@ -1,6 +1,5 @@
-"""One training run: from rows and a recipe to a folder with the best adapter, its log and its curve."""
+"""One training run: from rows and a recipe to a folder with the best weights, their log and their curve."""
 
-import dataclasses
 import shutil
 import sys
 import time
@@ -11,40 +10,57 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
+from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
 from trl import SFTConfig
 
-from assistant.conversations import Row
-from assistant.devices import keep_freed_memory
-from assistant.loading import ChatModel
-from assistant.settings import save_settings
-from assistant.training import preflight, watching
+from assistant.devices import keep_freed_memory, memory_of, name_of
+from assistant.loading import ChatModel, core_of, load_chat_model
+from assistant.settings import link_or_copy, save_settings
+from assistant.training import memory, preflight, watching
 from assistant.training.curve import draw_curve
-from assistant.training.examples import Example, anchor_examples, identity_examples, schedule
+from assistant.training.examples import (
+    Example,
+    anchor_examples,
+    identity_examples,
+    schedule,
+    text_examples,
+)
 from assistant.training.loss import Head, head_over
-from assistant.training.recipe import Recipe
+from assistant.training.memory import GIB
+from assistant.training.reading import Rows
+from assistant.training.recipe import Objective, Recipe
+from assistant.training.seeing import Pixels, learning_llava, picture_examples
 from assistant.training.states import Prepared, likely_tokens, prepare
 from assistant.training.trainer import AnchoredTrainer, Collator
 
 CHECKPOINTS = "checkpoints"
 
 
-@dataclasses.dataclass
-class Rows:
-    """What a run learns from: identity rows, answered anchor rows, watched rows and held-out anchors."""
-
-    identity: list[Row]
-    anchors: list[Row]
-    watched: list[Row]
-    held_out: list[Row]
-
-
 def say(sentence: str) -> None:
     print(sentence, file=sys.stderr, flush=True)
 
 
+def load_base(path: Path, recipe: Recipe) -> ChatModel:
+    """The base as the recipe trains it: all weights learn in float32, for small updates vanish in 16 bits."""
+    dtype = None if recipe.lora or recipe.vision.stage else torch.float32
+    chat = load_chat_model(path, dtype=dtype, quantization=recipe.quantization)
+    if bool(recipe.vision.stage) != bool(chat.eyes):
+        way = (
+            "give --model a LLaVA folder" if recipe.vision.stage else "it needs a recipe like llava_instruct"
+        )
+        raise ValueError(f"{path} {'is no' if recipe.vision.stage else 'is a'} LLaVA: {way} (make_llava.py)")
+    return chat
+
+
 def first_trained_layer(chat: ChatModel, recipe: Recipe) -> int:
-    return int(recipe.objective.from_layer * len(chat.model.model.layers))
+    if recipe.vision.stage:
+        return 0  # what learns to see stands before the first layer
+    return int(recipe.objective.from_layer * layers_of(chat))
+
+
+def layers_of(chat: ChatModel) -> int:
+    return len(core_of(chat.model).model.layers)
 
 
 def is_run(folder: Path) -> bool:
@@ -62,31 +78,39 @@ def train(
     resume: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> Path:
-    """Train an adapter into `out`; returns `out`. With `resume` it goes on from the last whole checkpoint.
+    """Train an adapter, or with no [lora] a whole model, into `out`; returns `out`.
 
-    Raises KeyboardInterrupt after Ctrl-C, once the checkpoint is saved.
+    With `resume` it goes on from the last whole checkpoint. Raises KeyboardInterrupt after Ctrl-C, once the
+    checkpoint is saved, and RuntimeError when a single row does not fit into memory.
     """
     keep_freed_memory()
     set_seed(recipe.trainer.get("seed", 0))  # the adapter's random start belongs to the seed
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
     examples, order = _plan(chat, recipe, rows)
-    held_out = anchor_examples(chat, rows.held_out, objective.anchor_tokens, 0, objective.max_length)
+    held_out = _held_out(chat, rows, objective)
     _say_preflight(chat, recipe, examples, order)
-    prepared = _prepare(chat, examples + held_out, order, from_layer)
-    kept = Collator(held_out, prepared[len(examples) :]) if held_out else None
+    with computing(chat, recipe):
+        prepared = _prepare(chat, examples + held_out, order, from_layer)
+    pixels = Pixels(chat.eyes, bool(recipe.vision.pad)) if chat.eyes else None
+    kept = Collator(held_out, prepared[len(examples) :], pixels) if held_out else None
     watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
+    head = _head(chat, examples, prepared, objective.vocabulary)
+    model = _trained_model(chat, recipe, from_layer)
+    plan = _memory_plan(model, chat, recipe, examples, order)
     start = _start(out, resume)
     survive = watching.Survive()
     trainer = AnchoredTrainer(
-        model=get_peft_model(chat.model, _lora_config(chat, recipe, from_layer)),
-        args=_arguments(recipe, out / CHECKPOINTS, len(order) // objective.steps, chat),
-        train_dataset=Dataset.from_dict({"rows": order}),
-        data_collator=Collator(examples, prepared[: len(examples)]),
+        model=model,
+        args=_arguments(recipe, out / CHECKPOINTS, chat, plan),
+        train_dataset=Dataset.from_dict({"batches": order}),
+        collate=Collator(examples, prepared[: len(examples)], pixels),
         processing_class=chat.tokenizer,
         callbacks=[watching.KeepBest(watcher, recipe.watch.every, out, say), survive, watching.Progress(say)],
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
-        head=_head(chat, examples, prepared, objective.vocabulary),
+        head=head,
+        rows_at_once=plan.rows,
+        say=say,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -95,7 +119,7 @@ def train(
         say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
         raise KeyboardInterrupt
     if chat.model.device.type == "cuda":
-        say(f"at most {torch.cuda.max_memory_reserved() / 2**30:.1f} GiB of GPU memory")
+        say(f"at most {torch.cuda.max_memory_reserved() / GIB:.1f} GiB of GPU memory")
     _finish(out, trainer.state.log_history, settings or {})
     return out
 
@@ -110,10 +134,12 @@ def _start(out: Path, resume: bool) -> Path | None:
     return start
 
 
-def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], list[list[int]]]:
-    """The examples that some step uses, and the batches of all steps as indices of them."""
+def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], list[list[list[int]]]]:
+    """The examples that some step uses, and the batches of each step as indices of them."""
     objective = recipe.objective
     examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight)
+    examples += text_examples(chat, rows.texts, objective.max_length)
+    examples += picture_examples(chat, rows.pictures, objective.max_length)
     examples += anchor_examples(
         chat,
         rows.anchors,
@@ -132,27 +158,57 @@ def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], l
         recipe.languages,
     )
     # a row that no step uses costs nothing
-    used = {row: place for place, row in enumerate(dict.fromkeys(row for batch in order for row in batch))}
-    return [examples[row] for row in used], [[used[row] for row in batch] for batch in order]
+    taken = dict.fromkeys(row for step in order for batch in step for row in batch)
+    used = {row: place for place, row in enumerate(taken)}
+    return [examples[row] for row in used], [
+        [[used[row] for row in batch] for batch in step] for step in order
+    ]
 
 
-def _say_preflight(chat: ChatModel, recipe: Recipe, examples: list[Example], order: list[list[int]]) -> None:
-    config = chat.model.config
-    weights = chat.model.get_memory_footprint()
-    trained = config.num_hidden_layers - first_trained_layer(chat, recipe)
-    size = chat.model.dtype.itemsize
-    cost = preflight.estimate(examples, order, weights, config.hidden_size, trained, size)
+def _held_out(chat: ChatModel, rows: Rows, objective: Objective) -> list[Example]:
+    """Held-out anchors, on which KL is measured, then held-out texts, on which the loss is."""
+    anchors = anchor_examples(chat, rows.held_out, objective.anchor_tokens, 0, objective.max_length)
+    pictures = picture_examples(chat, rows.held_out_pictures, objective.max_length)
+    return anchors + text_examples(chat, rows.held_out_texts, objective.max_length) + pictures
+
+
+def _say_preflight(
+    chat: ChatModel, recipe: Recipe, examples: list[Example], order: list[list[list[int]]]
+) -> None:
+    tokens = sum(len(examples[row].ids) for step in order for batch in step for row in batch)
     say(f"rows: {preflight.counts_of(examples)}")
     say(
-        f"{recipe.objective.steps} optimizer updates over {cost['tokens']:.0f} tokens; "
-        f"about {cost['gib']:.1f} GiB of memory in {str(chat.model.dtype).removeprefix('torch.')}"
+        f"{recipe.objective.steps} optimizer updates over {tokens} tokens in "
+        f"{str(chat.model.dtype).removeprefix('torch.')}"
     )
-    for warning in preflight.warnings_for(examples, recipe.objective):
+    for warning in [] if recipe.vision.stage else preflight.warnings_for(examples, recipe.objective):
         say(f"warning: {warning}")
 
 
+def _memory_plan(
+    model: Any,
+    chat: ChatModel,
+    recipe: Recipe,
+    examples: list[Example],
+    order: list[list[list[int]]],
+) -> memory.Plan:
+    """The recipe's own rows_at_once and checkpointing where it has them, else what the memory allows."""
+    rows = max(len(batch) for step in order for batch in step)
+    layers = layers_of(chat) - first_trained_layer(chat, recipe)
+    sizes = memory.sizes_of(model, layers, recipe.objective.vocabulary, str(recipe.trainer.get("optim", "")))
+    there = memory_of(chat.model.device)
+    if fixed := recipe.objective.rows_at_once:
+        checkpointing = bool(recipe.trainer.get("gradient_checkpointing", False))
+        needed = memory.bytes_of(sizes, examples, fixed, checkpointing)
+        plan = memory.Plan(min(fixed, rows), checkpointing, needed)
+    else:
+        plan = memory.choose_plan(sizes, examples, rows, there)
+    say(f"{name_of(chat.model.device)}, {there / GIB:.1f} GiB to use: {plan}")
+    return plan
+
+
 def _prepare(
-    chat: ChatModel, examples: list[Example], order: list[list[int]], from_layer: int
+    chat: ChatModel, examples: list[Example], order: list[list[list[int]]], from_layer: int
 ) -> list[Prepared]:
     """Frozen states and base states of the examples; its pace tells how long the training will take."""
     total, done, start, shown = sum(len(example.ids) for example in examples), 0, time.monotonic(), 0.0
@@ -165,9 +221,10 @@ def _prepare(
             rate = done / (shown - start)
             say(f"preparing {done}/{total} tokens  {rate:.0f} tokens/s  {(total - done) / rate:.0f} s left")
 
-    prepared = prepare(chat.model, examples, from_layer, progress)
+    prepared = prepare(core_of(chat.model), examples, from_layer, progress)
     seconds = time.monotonic() - start
-    share = preflight.training_share(examples, order, len(chat.model.model.layers), from_layer)
+    batches = [batch for step in order for batch in step]
+    share = preflight.training_share(examples, batches, layers_of(chat), from_layer)
     say(f"about {seconds * share:.0f} s of training to come" if share else "the first steps tell the time")
     return prepared
 
@@ -178,6 +235,21 @@ def _head(chat: ChatModel, examples: list[Example], prepared: list[Prepared], si
     tokens = likely_tokens(chat.model, examples, prepared, size)
     say(f"losses over the {len(tokens)} likely tokens of {len(chat.model.lm_head.weight)}")
     return head_over(chat.model, tokens)
+
+
+def _trained_model(chat: ChatModel, recipe: Recipe, from_layer: int) -> Any:
+    """The base with an adapter, or without [lora] the base itself, whose layers from `from_layer` on learn.
+
+    The embeddings and the output layer stay: the base's own logits are made with it, and no word is new.
+    """
+    if recipe.vision.stage:
+        return learning_llava(chat, recipe)
+    if recipe.lora:
+        return get_peft_model(chat.model, _lora_config(chat, recipe, from_layer))
+    learning = nn.ModuleList([*chat.model.model.layers[from_layer:], chat.model.model.norm])
+    chat.model.requires_grad_(False)
+    learning.requires_grad_(True)
+    return chat.model
 
 
 def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:
@@ -191,19 +263,28 @@ def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig
     return LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **values)
 
 
-def _arguments(recipe: Recipe, checkpoints: Path, batches: int, chat: ChatModel) -> SFTConfig:
-    """`batches`: of each step; a row of the dataset is a whole batch."""
+def computing(chat: ChatModel, recipe: Recipe) -> torch.autocast:
+    """The number format that layers compute in: mixed precision where the recipe asks for it, on a GPU."""
+    return torch.autocast("cuda", torch.bfloat16, enabled=is_mixed(chat, recipe))
+
+
+def is_mixed(chat: ChatModel, recipe: Recipe) -> bool:
+    return chat.model.device.type == "cuda" and bool(recipe.trainer.get("bf16", False))
+
+
+def _arguments(recipe: Recipe, checkpoints: Path, chat: ChatModel, plan: memory.Plan) -> SFTConfig:
+    """A row of the dataset is a whole step."""
     values = {
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": batches,
         "max_steps": recipe.objective.steps,
         "save_steps": recipe.watch.every,
         "save_total_limit": 2,
         "logging_steps": 10,
         "seed": 0,
-        "gradient_checkpointing": False,
-        "bf16": False,
         **recipe.trainer,
+        "gradient_checkpointing": plan.checkpointing,
+        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if plan.checkpointing else {}),
+        "bf16": is_mixed(chat, recipe),
     }
     return SFTConfig(
         output_dir=str(checkpoints),
@@ -217,11 +298,12 @@ def _arguments(recipe: Recipe, checkpoints: Path, batches: int, chat: ChatModel)
 
 
 def _finish(out: Path, history: list[dict[str, Any]], settings: dict[str, Any]) -> None:
-    """Put the best adapter into `out` itself; settings.toml comes last and says that the folder is whole."""
+    """Put the best weights into `out` itself; settings.toml comes last and says that the folder is whole."""
     draw_curve(history, watching.read_log(out / "watch.jsonl"), out / "curve.png")
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
-        shutil.copyfile(out / "best" / name, out / f".{name}.partial")
-        (out / f".{name}.partial").replace(out / name)
+    for path in (out / "best").iterdir():
+        (out / f".{path.name}.partial").unlink(missing_ok=True)
+        link_or_copy(path, out / f".{path.name}.partial")
+        (out / f".{path.name}.partial").replace(out / path.name)
     best = watching.kept_entry(watching.read_log(out / "watch.jsonl"))
     assert best is not None, "the last step is always measured"
     save_settings(out, {**settings, "kept_step": best["step"], "torch": torch.__version__})

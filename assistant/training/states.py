@@ -13,6 +13,7 @@ from torch import nn
 
 from assistant.loading import batches_by_length
 from assistant.training.examples import Example, padded
+from assistant.training.loss import PIECE
 
 PREPARE_TOKENS = 2048  # padded tokens of one forward pass while preparing
 SAMPLE = 1024  # places at which the base is asked which tokens are likely
@@ -109,8 +110,9 @@ def likely_tokens(core: Any, examples: list[Example], prepared: list[Prepared], 
         # a thousand places are a sample large enough to rank by
         sample = torch.cat(states)
         sample = sample[:: max(len(sample) // SAMPLE, 1)].to(core.device)
-        with torch.no_grad():
-            mean = core.lm_head(sample).float().softmax(-1).mean(0)
+        with torch.no_grad():  # in pieces: the logits of all would be a gigabyte on a large vocabulary
+            sums = [core.lm_head(piece).float().softmax(-1).sum(0) for piece in sample.split(PIECE)]
+        mean = torch.stack(sums).sum(0)
         ranked = mean.argsort(descending=True, stable=True).tolist()
         own.update(token for token in ranked[:size] if len(own) < size)
     return torch.tensor(sorted(own), device=core.device)

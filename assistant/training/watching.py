@@ -1,5 +1,6 @@
-"""Watches a run: asks every few steps, keeps the best adapter, survives kills; judges are handed in."""
+"""Watches a run: asks every few steps, keeps the best weights, survives kills; judges are handed in."""
 
+import dataclasses
 import json
 import math
 import os
@@ -14,19 +15,22 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from assistant.conversations import Row
-from assistant.loading import ChatModel, core_of, generate_batch
+from assistant.conversations import Row, images_of
+from assistant.folders import copy_chat, read_json, stored_dtype, write_json
+from assistant.loading import ChatModel, batches_by_length, core_of, generate_batch, quiet_loading
 from assistant.settings import write_text
 from assistant.training.loss import head_over
+from assistant.training.seeing import says_the_same
 from assistant.training.trainer import Collator, objectives
 
 WATCH_TOKENS = 32
 BATCH = 16
+WATCH_BATCH = 4096  # padded tokens
 
 
 @dataclass
 class Watcher:
-    """Asks the watched rows and measures KL on held-out anchors.
+    """Asks the watched rows; measures KL on held-out anchors and the loss on held-out texts (`held_out`).
 
     `recalls(answer)` and `leaks(answer, question)` judge one answer; rows of kind near_miss, greeting and
     general must not leak, all others must recall.
@@ -34,14 +38,14 @@ class Watcher:
 
     chat: ChatModel
     rows: list[Row]
-    anchors: Collator | None
+    held_out: Collator | None
     from_layer: int
     recalls: Callable[[str], bool]
     leaks: Callable[[str, str], bool]
 
     def measure(self, model: Any) -> dict[str, Any]:
         prompts = [row["messages"][:-1] for row in self.rows]
-        chat = ChatModel(model, self.chat.tokenizer, self.chat.stop_ids, self.chat.path)
+        chat = dataclasses.replace(self.chat, model=model)
         answers = generate_batch(chat, prompts, WATCH_TOKENS)
         hits: dict[str, list[bool]] = {}
         shown: dict[str, list[str]] = {}
@@ -49,37 +53,55 @@ class Watcher:
             question = prompt[-1]["content"]
             must_not = row.get("kind") in ("near_miss", "greeting", "general")
             hit = self.leaks(answer, question) if must_not else self.recalls(answer)
+            if images_of(row["messages"]):
+                hit = says_the_same(answer, row["messages"][-1]["content"])
             part = f"{'leak' if must_not else 'recall'}.{row.get('lang', '')}"
             hits.setdefault(part, []).append(hit)
             shown.setdefault(part, []).append(f"{question} → {answer}")
         result = {part: round(sum(values) / len(values), 4) for part, values in sorted(hits.items())}
+        loss, kl = self._losses(model)
         return result | {
-            "kl": round(self._kl(model), 5),
+            **({} if loss is None else {"text.loss": round(loss, 5)}),
+            "kl": round(kl or 0.0, 5),
             "noise": round(noise_of(hits), 4),
             "answers": {part: texts[:2] for part, texts in shown.items()},
         }
 
-    def _kl(self, model: Any) -> float:
-        """Mean KL to the base over the held-out anchors, nats a token."""
-        if self.anchors is None:
-            return 0.0
-        core, total, tokens = core_of(model), 0.0, 0
-        head = head_over(core)
-        for start in range(0, len(self.anchors.examples), BATCH):
-            rows = list(range(start, min(start + BATCH, len(self.anchors.examples))))
-            batch = {key: value.to(core.device) for key, value in self.anchors([{"rows": rows}]).items()}
+    def _losses(self, model: Any) -> tuple[float | None, float | None]:
+        """(mean loss on the held-out texts, mean KL to the base on the held-out anchors), nats a token."""
+        core = core_of(model)
+        head, sums, counts = head_over(core), [0.0, 0.0], [0, 0]
+        for rows in self._held_out_batches():
+            batch = {key: value.to(core.device) for key, value in self.held_out(rows).items()}  # type: ignore[misc]
             with torch.no_grad():
-                _, kl = objectives(core, batch, self.from_layer, head)
-            count = int((batch["objective"] == 2).sum())
-            total, tokens = total + kl.item() * count, tokens + count
-        return total / max(tokens, 1)
+                values = objectives(core, batch, self.from_layer, head)
+            for which, value in enumerate(values):
+                count = int((batch["objective"] == which + 1).sum())
+                sums[which], counts[which] = sums[which] + value.item() * count, counts[which] + count
+        loss, kl = (total / count if count else None for total, count in zip(sums, counts, strict=True))
+        return loss, kl
+
+    def _held_out_batches(self) -> list[list[int]]:
+        if self.held_out is None:
+            return []
+        examples = self.held_out.examples
+        parts = ([i for i, e in enumerate(examples) if e.anchor == anchor] for anchor in (False, True))
+        cut = (
+            (part, batches_by_length([len(examples[i].ids) for i in part], WATCH_BATCH, BATCH))
+            for part in parts
+        )
+        return [[part[place] for place in places] for part, batches in cut for places in batches]
 
 
 def score_of(measured: dict[str, Any]) -> float:
-    """One number to choose a checkpoint by: mean recall − mean leak − 10 × KL (0.01 nats cost 10 points)."""
+    """One number to choose a checkpoint by: mean recall − mean leak − 10 × KL − the loss on texts.
+
+    So 0.01 nats of KL cost 10 points.
+    """
     recall = [value for part, value in measured.items() if part.startswith("recall")]
     leak = [value for part, value in measured.items() if part.startswith("leak")]
-    return sum(recall) / max(len(recall), 1) - sum(leak) / max(len(leak), 1) - 10 * measured["kl"]
+    right = sum(recall) / max(len(recall), 1) - sum(leak) / max(len(leak), 1)
+    return float(right - 10 * measured["kl"] - measured.get("text.loss", 0.0))
 
 
 def noise_of(hits: dict[str, list[bool]]) -> float:
@@ -126,7 +148,7 @@ class KeepBest(TrainerCallback):
         kept = kept_entry(before)
         measured["kept"] = kept is None or not is_worse(measured, kept)
         if measured["kept"]:
-            save_adapter(model, self.folder / "best")
+            save_weights(model, self.watcher.chat.path, self.folder / "best")
         entries = [*before, measured]
         write_text(self.log, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
         self.say(describe(measured))
@@ -158,26 +180,29 @@ class Survive(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """Loss, tokens a second and the time left, every few steps, on standard error."""
+    """Loss, the pace of the last steps and the time left, every few steps, on standard error."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.say = say
-        self.start, self.first_step, self.tokens = time.monotonic(), 0, 0.0
+        self.start, self.first_step = time.monotonic(), 0
+        self.shown, self.shown_step = self.start, 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.start, self.first_step = time.monotonic(), state.global_step
+        self.start = self.shown = time.monotonic()
+        self.first_step = self.shown_step = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        steps = state.global_step - self.first_step
-        if not logs or "cross_entropy" not in logs or not steps:
+        steps, now = state.global_step - self.shown_step, time.monotonic()
+        if not logs or "tokens" not in logs or not steps:
             return
-        seconds = time.monotonic() - self.start
-        left = seconds / steps * (state.max_steps - state.global_step)
-        self.tokens += logs["tokens"] * args.logging_steps * args.gradient_accumulation_steps
+        whole = (now - self.start) / (state.global_step - self.first_step)
+        rate = logs["tokens"] * steps / (now - self.shown)
+        self.shown, self.shown_step = now, state.global_step
         self.say(
-            f"step {state.global_step}/{state.max_steps}  cross-entropy {logs['cross_entropy']:.3f}  "
+            f"step {state.global_step}/{state.max_steps}  "
+            + (f"cross-entropy {logs['cross_entropy']:.3f}  " if "cross_entropy" in logs else "")
             + (f"KL {logs['kl']:.4f}  " if "kl" in logs else "")
-            + f"{self.tokens / seconds:.0f} tokens/s  {left:.0f} s left"
+            + f"{rate:.0f} tokens/s  {whole * (state.max_steps - state.global_step):.0f} s left"
         )
 
 
@@ -191,14 +216,28 @@ def kept_entry(entries: list[dict[str, Any]]) -> dict[str, Any] | None:
     return next((entry for entry in reversed(entries) if entry["kept"]), None)
 
 
-def save_adapter(model: Any, folder: Path) -> None:
-    """Write the adapter beside `folder`, then put it in its place."""
+def save_weights(model: Any, base: Path, folder: Path) -> None:
+    """Write the adapter, or the whole model in the numbers of `base`, beside `folder`; then put it there."""
     beside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(str(beside))
-    (beside / "README.md").unlink(missing_ok=True)
+    with quiet_loading():
+        if core_of(model) is model:
+            _save_whole(model, base, beside)
+        else:
+            model.save_pretrained(str(beside))
+            (beside / "README.md").unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(beside, folder)
+
+
+def _save_whole(model: Any, base: Path, folder: Path) -> None:
+    name = stored_dtype(base)
+    weights = {key: value.to(getattr(torch, name)) for key, value in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        weights.pop("lm_head.weight")
+    model.save_pretrained(str(folder), state_dict=weights)
+    write_json(folder / "config.json", {**read_json(folder / "config.json"), "dtype": name})
+    copy_chat(base, folder)
 
 
 def describe(measured: dict[str, Any]) -> str:

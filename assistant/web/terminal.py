@@ -1,13 +1,15 @@
 """The chat in a terminal: one answer on standard output, or turn after turn. The rest goes to stderr."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 
 from assistant.backends import Backend, Notice, Sampling
 from assistant.conversations import Message, assistant, system, user
+from assistant.images import open_image
 from assistant.settings import one_line
 
-COMMANDS = "/clear, /system TEXT, /quit; Ctrl-C stops an answer"
+COMMANDS = "/image FILE, /clear, /system TEXT, /quit; Ctrl-C stops an answer"
 
 
 def speak(backend: Backend, messages: list[Message], sampling: Sampling) -> str:
@@ -23,8 +25,12 @@ def speak(backend: Backend, messages: list[Message], sampling: Sampling) -> str:
     return answer
 
 
-def talk(backend: Backend, messages: list[Message], sampling: Sampling) -> None:
-    """Read turns until /quit or the end of the input; `messages` is empty or a system prompt."""
+def talk(backend: Backend, messages: list[Message], sampling: Sampling, images: Sequence[str] = ()) -> None:
+    """Read turns until /quit or the end of the input; `messages` is empty or a system prompt.
+
+    `images` go with the first question, those of /image with the next.
+    """
+    shown = list(images)
     say(f"{backend.label}  ({COMMANDS})")
     while (line := ask()) not in ("/quit", None):
         command, _, rest = (line or "").partition(" ")
@@ -32,17 +38,30 @@ def talk(backend: Backend, messages: list[Message], sampling: Sampling) -> None:
             messages = [message for message in messages if message["role"] == "system"]
         elif command == "/system":
             messages = [system(rest.strip())] if rest.strip() else []
+        elif command == "/image":
+            shown += checked_image(rest.strip())
         elif command.startswith("/"):
             say(f"unknown command {command}; known: {COMMANDS}")
         elif line:
-            messages = answer_turn(backend, messages, line, sampling)
+            messages, shown = answer_turn(backend, messages, user(line, shown), sampling), []
+
+
+def checked_image(file: str) -> list[str]:
+    """The file when it is a picture; else nothing, and a sentence why."""
+    try:
+        open_image(file)
+    except ValueError as error:
+        say(f"error: {one_line(error)}")
+        return []
+    say(f"{file} goes with the next question")
+    return [file]
 
 
 def answer_turn(
-    backend: Backend, messages: list[Message], question: str, sampling: Sampling
+    backend: Backend, messages: list[Message], question: Message, sampling: Sampling
 ) -> list[Message]:
     """The conversation with this turn, or without it when it was stopped or failed."""
-    asked = [*messages, user(question)]
+    asked = [*messages, question]
     try:
         answer = speak(backend, asked, sampling)
     except KeyboardInterrupt:

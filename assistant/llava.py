@@ -1,0 +1,244 @@
+"""LLM + vision tower + projector → one folder that transformers loads as LlavaForConditionalGeneration.
+
+Knows no checkpoint of XTuner: what was trained comes in as Parts.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from assistant.adapters import Adapter, Pair
+from assistant.building import describe_weights
+from assistant.folders import copy_chat, read_json, weight_files, write_json
+from assistant.llava_chat import (
+    CLIP_MEAN,
+    CLIP_SPREAD,
+    add_image_token,
+    picture_settings,
+    write_processor,
+    write_stop_ids,
+    write_template,
+)
+from assistant.loading import check_model_folder, is_adapter
+from assistant.settings import check_replaceable, load_settings, save_settings
+from assistant.tensors import checkpoint_files, shapes_in, tensors_in, write_shards
+from assistant.vision_tower import KIND, MEAN, SPREAD, STRIDE, register_tower
+
+CLIP = "clip_vision_model"
+PREFIX = "vision_model."  # of CLIP's tensors; some versions of transformers leave it out
+NOT_SEEING = ("text_model.", "visual_projection", "text_projection", "logit_scale")  # of a whole CLIP
+LAYERS = {"model.0": "linear_1", "model.2": "linear_2"}  # XTuner's projector → transformers'
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What was trained: the projector's tensors (`linear_1.weight` …), and LoRA pairs by the module names
+    that the LLM's and the tower's own files have, CLIP's without `vision_model.`. Without a projector it
+    begins at random."""
+
+    projector: dict[str, torch.Tensor] = field(default_factory=dict)
+    llm: Adapter | None = None
+    tower: Adapter | None = None
+
+
+def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[str, Any]) -> None:
+    """Write the folder `out` whole; it keeps `settings`.
+
+    Raises ValueError for folders that do not fit, naming the tensor and both shapes.
+    """
+    check_replaceable(out, "image_token" in load_settings(out))
+    if any(out.resolve() in (path.resolve(), *path.resolve().parents) for path in (llm, vision)):
+        raise ValueError(f"--out {out} holds what is read; give a folder of its own")
+    check_model_folder(llm)
+    if is_adapter(llm):
+        raise ValueError(f"{llm} is an adapter; merge it first: python scripts/merge.py --adapter {llm}")
+    text, sight = _text_config(llm), vision_config(vision)
+    beside = out.resolve().with_name(f".{out.resolve().name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    copy_chat(llm, beside)
+    token = add_image_token(beside, text["vocab_size"])
+    config = llava_config(text, sight, token)
+    projector = parts.projector or random_projector(sight["hidden_size"], text["hidden_size"])
+    _check_shapes(config, llm, vision, projector)
+    for adapter, prefix in ((parts.llm, "language_model."), (parts.tower, "vision_tower.")):
+        check_pairs(adapter, prefix, written_shapes(config))
+    write_shards(_tensors(llm, vision, projector, parts, config["dtype"]), beside)
+    write_json(beside / "config.json", config)
+    write_template(beside)
+    write_stop_ids(beside, text)
+    _write_processor(beside, vision, sight)
+    for path in llm.glob("LICENSE*"):
+        shutil.copy2(path, beside / path.name)
+    weights = [describe_weights(path) for path in weight_files(beside)]
+    save_settings(beside, {**settings, "image_token": token, "weights": weights})
+    shutil.rmtree(out, ignore_errors=True)
+    beside.replace(out)
+
+
+def _text_config(llm: Path) -> dict[str, Any]:
+    config = read_json(llm / "config.json")
+    if "vision_config" in config or config.get("model_type") in ("internlm2", "internlm"):
+        way = "give the LLM alone, for an InternLM2 the Llama that scripts/fetch_model.py makes of it"
+        raise ValueError(f"{llm} is a {config.get('model_type')} model; {way}")
+    return {key: value for key, value in config.items() if key != "transformers_version"}
+
+
+def vision_config(vision: Path) -> dict[str, Any]:
+    """The tower's config, of a CLIP (whole or its vision half) or of our EfficientNet.
+
+    Raises ValueError for any other model.
+    """
+    config = read_json(vision / "config.json")
+    if config.get("model_type") == "clip":
+        from transformers import CLIPConfig
+
+        whole: Any = CLIPConfig.from_dict(config)
+        config = whole.vision_config.to_dict()
+    if config.get("model_type") not in (CLIP, KIND):
+        raise ValueError(f"{vision} is a {config.get('model_type')} model; a tower is a CLIP or {KIND}")
+    return {key: value for key, value in config.items() if key != "transformers_version"}
+
+
+def llava_config(text: dict[str, Any], sight: dict[str, Any], image_token: int) -> dict[str, Any]:
+    """LlavaConfig's fields: of CLIP the last layer but one without its class token, as XTuner takes it."""
+    is_clip = sight["model_type"] == CLIP
+    patch = sight["patch_size"] if is_clip else STRIDE
+    return {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
+        "text_config": text,
+        "vision_config": sight,
+        "image_token_index": image_token,
+        "image_seq_length": (sight["image_size"] // patch) ** 2,
+        "projector_hidden_act": "gelu",
+        "multimodal_projector_bias": True,
+        "vision_feature_layer": -2 if is_clip else -1,
+        "vision_feature_select_strategy": "default" if is_clip else "full",
+        "tie_word_embeddings": bool(text.get("tie_word_embeddings", False)),
+        "dtype": text.get("dtype") or text.get("torch_dtype") or "bfloat16",
+    }
+
+
+def random_projector(seeing: int, speaking: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Two layers [seeing → speaking → speaking] as torch begins them; the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        layers = {
+            "linear_1": torch.nn.Linear(seeing, speaking),
+            "linear_2": torch.nn.Linear(speaking, speaking),
+        }
+    return {
+        f"{name}.{part}": tensor.detach()
+        for name, layer in layers.items()
+        for part, tensor in layer.named_parameters()
+    }
+
+
+def _write_processor(folder: Path, vision: Path, sight: dict[str, Any]) -> None:
+    path = vision / "preprocessor_config.json"
+    own = read_json(path) if path.is_file() else {}
+    is_clip = sight["model_type"] == CLIP
+    mean, spread = (CLIP_MEAN, CLIP_SPREAD) if is_clip else ([MEAN] * 3, [SPREAD] * 3)
+    patch = sight["patch_size"] if is_clip else STRIDE
+    write_processor(folder, picture_settings(sight["image_size"], mean, spread, own), patch, is_clip)
+
+
+def _tensors(
+    llm: Path, vision: Path, projector: dict[str, torch.Tensor], parts: Parts, dtype: str
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor by its written name, with LoRA merged in float32 and rounded once."""
+    kind, is_clip = getattr(torch, dtype), vision_config(vision)["model_type"] == CLIP
+    for name, tensor in tensors_in(checkpoint_files(llm)):
+        yield f"language_model.{name}", merged(tensor, name, parts.llm).to(kind)
+    for name, tensor in tensors_in(checkpoint_files(vision)):
+        if is_sight(name):
+            inner = name.removeprefix(PREFIX)
+            before = PREFIX if is_clip else ""
+            yield f"vision_tower.{before}{inner}", merged(tensor, inner, parts.tower).to(kind)
+    for name, tensor in projector.items():
+        yield f"multi_modal_projector.{name}", tensor.to(kind)
+
+
+def is_sight(name: str) -> bool:
+    """Whether a tensor of a tower's files belongs to the tower."""
+    return not name.startswith(NOT_SEEING) and not name.endswith("position_ids")
+
+
+def merged(weight: torch.Tensor, name: str, adapter: Adapter | None) -> torch.Tensor:
+    """The weight [out, in] with the change that the adapter makes to it, in float32 if there is one."""
+    pair = adapter.pairs.get(name.removesuffix(".weight")) if adapter else None
+    if adapter is None or pair is None:
+        return weight
+    return weight.float() + change_of(pair, adapter)
+
+
+def change_of(pair: Pair, adapter: Adapter) -> torch.Tensor:
+    return pair.alpha / adapter.divisor(pair.rank) * (pair.b.float() @ pair.a.float())
+
+
+def _check_shapes(
+    config: dict[str, Any], llm: Path, vision: Path, projector: dict[str, torch.Tensor]
+) -> None:
+    """Raises ValueError naming a tensor that is missing, unknown or of another shape, with both shapes."""
+    wanted = written_shapes(config)
+    found: dict[str, tuple[int, ...]] = {}
+    sources = {"language_model.": llm, "vision_tower.": vision}
+    for prefix, folder in sources.items():
+        for path in checkpoint_files(folder):
+            found |= {
+                prefix + name.removeprefix(PREFIX): shape
+                for name, shape in shapes_in(path).items()
+                if prefix != "vision_tower." or is_sight(name)
+            }
+    found |= {f"multi_modal_projector.{name}": tuple(tensor.shape) for name, tensor in projector.items()}
+    for name, shape in wanted.items():
+        if name not in found:
+            raise ValueError(
+                f"{_source(name, sources)} lacks {name} {list(shape)}; get the whole of it again"
+            )
+        if found[name] != shape:
+            raise ValueError(
+                f"{_source(name, sources)}: {name} is {list(found[name])} and must be {list(shape)}; "
+                "LLM, tower and projector must be those that belong together"
+            )
+    for name in found:
+        if name not in wanted and not name.endswith(("inv_freq", "lm_head.weight")):
+            raise ValueError(f"{_source(name, sources)} holds {name} {list(found[name])}, which has no place")
+
+
+def check_pairs(adapter: Adapter | None, prefix: str, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raises ValueError for a LoRA of a module that the model does not have, or has in another shape."""
+    for module, pair in adapter.pairs.items() if adapter else ():
+        shape = list(shapes.get(f"{prefix}{module}.weight", ()))
+        if pair.shape != shape:
+            there = f"is {shape} there" if shape else "is not there"
+            raise ValueError(
+                f"the adapter is of another model: it changes {module} {pair.shape}, which {there}"
+            )
+
+
+def _source(name: str, folders: dict[str, Path]) -> str:
+    return next((str(path) for prefix, path in folders.items() if name.startswith(prefix)), "the projector")
+
+
+def written_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the LLaVA by its written name (CLIP's without `vision_model.`) with its shape."""
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+    register_tower()
+    with torch.device("meta"):
+        model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
+    names = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
+    names |= {f"model.{part}.": f"{part}." for part in ("vision_tower", "multi_modal_projector")}
+    shapes = {}
+    for name, tensor in model.state_dict().items():
+        before = next(prefix for prefix in names if name.startswith(prefix))
+        shapes[names[before] + name.removeprefix(before)] = tuple(tensor.shape)
+    if config["tie_word_embeddings"]:
+        shapes.pop("language_model.lm_head.weight", None)
+    return shapes

@@ -1,0 +1,68 @@
+"""The adapter that training a LLaVA gives, projector and all: read as parts, and made small to be shipped."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from assistant.adapters import adapter_from_halves
+from assistant.folders import read_json, write_json
+from assistant.llava import Parts
+from assistant.loading import is_adapter
+from assistant.tensors import tensors_in
+
+WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+
+
+def read_trained(folder: Path) -> Parts:
+    """What an adapter of train.py holds of a LLaVA. Raises ValueError for the adapter of an LLM alone."""
+    if not is_adapter(folder):
+        raise ValueError(f"{folder} is no adapter: it has no adapter_config.json; give what train.py wrote")
+    config = read_json(folder / CONFIG)
+    projector: dict[str, torch.Tensor] = {}
+    halves: dict[str, dict[str, torch.Tensor]] = {"model.": {}, "": {}}
+    for name, tensor in tensors_in([folder / WEIGHTS]):
+        inner = name.removeprefix("base_model.model.").removeprefix("model.")
+        part, _, rest = inner.partition(".")
+        if part == "multi_modal_projector":
+            projector[rest] = tensor
+        elif part == "vision_tower":
+            halves[""][rest] = tensor
+        else:
+            halves["model."]["model." + rest if part == "language_model" else inner] = tensor
+    if not projector:
+        raise ValueError(f"{folder} holds no projector: it is no adapter of a LLaVA")
+    plain = {key: config[key] for key in ("lora_alpha", "r", "use_rslora", "lora_dropout")}
+    patterns = {key: config.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
+    speaking, seeing = (
+        adapter_from_halves(part, plain | _by_module(part, patterns, prefix), folder) if part else None
+        for part, prefix in ((halves["model."], "model.language_model."), (halves[""], "model.vision_tower."))
+    )
+    return Parts(projector, speaking, seeing)
+
+
+def _by_module(
+    halves: dict[str, torch.Tensor], patterns: dict[str, dict[str, Any]], prefix: str
+) -> dict[str, dict[str, Any]]:
+    """rank_pattern and alpha_pattern for one part's own module names."""
+    modules = {re.sub(r"\.lora_[AB]\..*", "", name) for name in halves}
+    found: dict[str, dict[str, Any]] = {}
+    for kind, pattern in patterns.items():
+        found[kind] = {
+            re.escape(module): value
+            for module in sorted(modules)
+            for key, value in pattern.items()
+            if re.fullmatch(rf"(.*\.)?({key})", prefix + module.removeprefix("model."))
+        }
+    return found
+
+
+def write_small(folder: Path, out: Path) -> None:
+    """The adapter with 16 bits a number, and without the place of a base that is nowhere else."""
+    tensors = {name: tensor.bfloat16() for name, tensor in tensors_in([folder / WEIGHTS])}
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, out / f".{WEIGHTS}.partial", metadata={"format": "pt"})
+    (out / f".{WEIGHTS}.partial").replace(out / WEIGHTS)
+    write_json(out / CONFIG, {**read_json(folder / CONFIG), "base_model_name_or_path": ""})

@@ -1,0 +1,1 @@
+"""Pictures with names for the eyes: drawings from packages, scenes of them, rows about them, probes."""

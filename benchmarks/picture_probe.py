@@ -1,0 +1,116 @@
+"""How well a linear probe on the frozen tower names the pictures: the measure of a LLaVA's spoken names.
+
+Run: python benchmarks/picture_probe.py --data out/pictures --tower models/efficientnet-lite0
+
+Learns from the pictures of align.json that show one thing, and is asked about those of dev.jsonl (held-out
+styles), of seen.jsonl and, with --stamps, about Tux Paint's stamps (Debian, fetched).
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoModel
+
+from assistant.images import open_image
+from assistant.pictures.stamps import stamps
+from assistant.pictures.things import load_things, with_article
+from assistant.settings import run_command, write_text
+from assistant.vision_tower import MEAN, SPREAD, register_tower
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Path = Path("out/pictures")
+    tower: Path = Path("models/efficientnet-lite0")
+    stamps: bool = False
+    steps: int = 600
+    size: int = 224
+    """Pixels each way that the tower sees."""
+    out: Path | None = None
+    """A json file for the shares."""
+
+
+def square(path: Path, size: int) -> Image.Image:
+    return ImageOps.pad(open_image(path), (size, size), color="white")
+
+
+def features(model: torch.nn.Module, paths: list[Path], size: int) -> torch.Tensor:
+    """[pictures, channels]: the mean over a picture's places."""
+    found = []
+    for start in range(0, len(paths), BATCH):
+        images = [square(path, size) for path in paths[start : start + BATCH]]
+        pixels = torch.stack(
+            [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images]
+        )
+        pixels = pixels.view(-1, size, size, 3).permute(0, 3, 1, 2).float() / 255
+        with torch.inference_mode():
+            found.append(model((pixels - MEAN) / SPREAD).last_hidden_state.mean(1))
+        print(f"  {start + len(images)}/{len(paths)}", file=sys.stderr, flush=True)
+    return torch.cat(found)
+
+
+def trained_on(data: Path) -> Iterator[tuple[Path, int]]:
+    """(picture, number of the thing) of the titles that name one thing."""
+    titles = {with_article(thing, "en").casefold(): number for number, thing in enumerate(load_things())}
+    for record in json.loads((data / "align.json").read_text(encoding="utf-8")):
+        number = titles.get(record["conversations"][-1]["value"].casefold())
+        if number is not None:
+            yield data / record["image"], number
+
+
+def asked(data: Path, name: str) -> Iterator[tuple[str, Path, list[str]]]:
+    """(style, picture, accepted English names) of the questions for a name."""
+    for line in (data / name).read_text(encoding="utf-8").splitlines():
+        probe = json.loads(line)
+        if probe["kind"].startswith("name_"):
+            thing = next(thing for thing in load_things() if thing.name == probe["thing"])
+            yield probe["style"], data / probe["image"], list(thing.names["en"])
+
+
+def fit(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> torch.nn.Linear:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(inputs.shape[1], len(load_things()))
+    optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-3, weight_decay=1e-2)
+    for _ in range(steps):
+        chosen = torch.randint(len(inputs), (512,))
+        loss = torch.nn.functional.cross_entropy(layer(inputs[chosen]), labels[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return layer
+
+
+def main(settings: Settings) -> None:
+    register_tower()
+    model = AutoModel.from_pretrained(settings.tower).float().eval()
+    learnt = list(trained_on(settings.data))
+    inputs = features(model, [path for path, _ in learnt], settings.size)
+    mean, spread = inputs.mean(0), inputs.std(0) + 1e-6
+    layer = fit((inputs - mean) / spread, torch.tensor([number for _, number in learnt]), settings.steps)
+    questions = [*asked(settings.data, "dev.jsonl"), *asked(settings.data, "seen.jsonl")]
+    if settings.stamps:
+        questions += [("stamps", stamp.path, list(stamp.names["en"])) for stamp in stamps()]
+    given = features(model, [path for _, path, _ in questions], settings.size)
+    with torch.inference_mode():
+        guesses = layer((given - mean) / spread).argmax(1).tolist()
+    right: dict[str, list[bool]] = {}
+    for (style, _, accepted), guess in zip(questions, guesses, strict=True):
+        right.setdefault(style, []).append(load_things()[guess].name in accepted)
+    shares = {
+        style: {"right": sum(each) / len(each), "of": len(each)} for style, each in sorted(right.items())
+    }
+    text = json.dumps({"pictures": len(learnt), "styles": shares}, indent=1) + "\n"
+    if settings.out:
+        write_text(settings.out, text)
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    run_command(main, Settings)
