@@ -33,7 +33,7 @@ install-dev: .venv/installed-dev
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf,dev]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf,publish,dev]'
 	@touch $@
 
 test: install-dev  ## all tests but those that need a GPU

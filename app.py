@@ -1,10 +1,18 @@
 """The assistant's page: `streamlit run app.py`, or `python app.py` for the same in Gradio.
 
-ASSISTANT_MODEL is a folder, a hub id or http…/v1; ASSISTANT_LANG (en, zh) fixes the language.
+ASSISTANT_MODEL is a folder, a .gguf file, a hub id or http…/v1; ASSISTANT_LANG (en, zh) fixes the language.
+ASSISTANT_LOGIN=user:password asks for a login, ASSISTANT_API_KEY guards /v1 (OpenAI's API, docs/api.md);
+ASSISTANT_PER_MINUTE and ASSISTANT_MOST_WAITING limit questions.
 """
 
+import json
 import os
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from assistant.web.guard import Access
 
 
 def main() -> None:
@@ -22,14 +30,13 @@ def main() -> None:
 
 def serve_gradio() -> None:
     from assistant.settings import one_line
-    from assistant.web import the_engine
 
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    the_engine()  # loads while gradio is imported
     try:
+        access = open_engine()  # loads while gradio is imported
         from assistant.web import gradio_server
 
-        gradio_server.main()
+        gradio_server.main(access)
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
@@ -37,14 +44,59 @@ def serve_gradio() -> None:
         pass
 
 
-if __name__ == "__main__":
-    main()
-else:  # `streamlit run app.py` imports this file and finds the server here
-    from streamlit.starlette import App
+def open_engine() -> "Access":
+    """The engine begins to load, with the limits of the environment. Raises ValueError for wrong ones."""
+    from assistant.web.engine import the_engine
+    from assistant.web.guard import access_from
+    from assistant.web.line import Line
 
-    from assistant.web import the_engine
+    use_deploy_file()
+    access = access_from(os.environ)
+    the_engine().line = Line(access.most_waiting, access.per_minute)
+    return access
+
+
+def deployed_model(said: dict[str, str]) -> str:
+    """A file or folder beside this one, a file of a Hub repository, which is fetched, or a hub id."""
+    if repository := said.get("repository"):
+        from huggingface_hub import hf_hub_download
+
+        return hf_hub_download(repository, said["model"])
+    beside = Path(__file__).resolve().parent / said["model"]
+    return str(beside if beside.exists() else said["model"])
+
+
+def use_deploy_file() -> None:
+    """What a published page uses (deploy.json, by scripts/publish.py) unless its environment says else."""
+    file = Path(__file__).resolve().with_name("deploy.json")
+    if not file.is_file():
+        return
+    said = json.loads(file.read_text(encoding="utf-8"))
+    if not os.environ.get("ASSISTANT_MODEL", "").strip():
+        os.environ["ASSISTANT_MODEL"] = deployed_model(said)
+    for name, value in said["environment"].items():
+        os.environ.setdefault(name, value)
+
+
+def streamlit_settings() -> dict[str, Any]:
+    """For Streamlit's App: the engine loading, the API beside the page, the guard before both."""
+    from assistant.settings import fail, one_line
+    from assistant.web.api import routes
+    from assistant.web.engine import the_engine
     from assistant.web.streamlit_page import middleware, set_options, show_error
 
     set_options()
-    the_engine()
-    app = App(__file__, middleware=middleware(), on_script_error=show_error)
+    try:
+        access = open_engine()
+    except ValueError as error:
+        fail(one_line(error), 2)
+    api = routes(the_engine(), access)
+    return {"routes": api, "middleware": middleware(access), "on_script_error": show_error}
+
+
+if __name__ == "__main__":
+    main()
+else:  # `streamlit run app.py` looks for a line like the last one, and imports this file
+    from streamlit.starlette import App
+
+    app = App(__file__, **streamlit_settings())

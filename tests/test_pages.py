@@ -2,13 +2,15 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 from stand_in import ANSWER, StandIn, stand_in
@@ -22,6 +24,9 @@ from assistant.web.texts import load_texts, pick_language
 
 APP = REPOSITORY / "app.py"
 WHOLE = "".join(ANSWER)
+EN = load_texts()["en"]
+DECORATION = "[data-testid=stIconMaterial]"  # Streamlit's icons, hidden from screen readers
+DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -56,28 +61,46 @@ def running(command: list[str], url: str, log, **environment: str) -> Iterator[s
         process.wait(10)
 
 
-@pytest.fixture(scope="module")
-def gradio_url(server: StandIn, tmp_path_factory) -> Iterator[str]:
-    port = free_port()
-    log = tmp_path_factory.mktemp("gradio") / "log"
-    with running(
+def gradio_page(server: StandIn, folder: Path, port: int):
+    """The Gradio page on `port`; two models, chats in `folder`."""
+    return running(
         [sys.executable, "app.py"],
         f"http://127.0.0.1:{port}",
-        log,
+        folder / "log",
         ASSISTANT_MODEL=server.url + "#ada",
+        ASSISTANT_ENDPOINTS=server.url + "#base",
+        ASSISTANT_DATA=str(folder / "data"),
         GRADIO_SERVER_PORT=str(port),
-        GRADIO_TEMP_DIR=str(log.parent),
+        GRADIO_TEMP_DIR=str(folder / "files"),
+    )
+
+
+@pytest.fixture(scope="module")
+def gradio_url(server: StandIn, folders: Path) -> Iterator[str]:
+    with gradio_page(server, folders / "gradio", free_port()) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def streamlit_url(server: StandIn, folders: Path) -> Iterator[str]:
+    port, folder = free_port(), folders / "streamlit"
+    with running(
+        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)],
+        f"http://127.0.0.1:{port}",
+        folder / "log",
+        ASSISTANT_MODEL=server.url + "#ada",
+        ASSISTANT_ENDPOINTS=server.url + "#base",
+        ASSISTANT_DATA=str(folder / "data"),
     ) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
-def streamlit_url(server: StandIn, tmp_path_factory) -> Iterator[str]:
-    port = free_port()
-    log = tmp_path_factory.mktemp("streamlit") / "log"
-    command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
-    with running(command, f"http://127.0.0.1:{port}", log, ASSISTANT_MODEL=server.url + "#ada") as url:
-        yield url
+def folders(tmp_path_factory) -> Path:
+    made = tmp_path_factory.mktemp("pages")
+    for kind in ("gradio", "streamlit", "restarted"):
+        (made / kind).mkdir()
+    return made
 
 
 # ---- without a browser
@@ -89,7 +112,9 @@ class Told:
     def __init__(self, *chunks: str | Exception) -> None:
         self.chunks, self.is_closed = chunks, False
 
-    def stream(self, messages, sampling):
+    backend = None
+
+    def stream(self, messages, sampling, client=""):
         try:
             for chunk in self.chunks:
                 if isinstance(chunk, Exception):
@@ -146,7 +171,7 @@ def test_a_machine_without_a_model_says_how_to_make_one(monkeypatch):
     def none_there() -> str:
         raise RuntimeError('make assistant NAME="Ada"')
 
-    monkeypatch.setattr("assistant.web.default_model", none_there)
+    monkeypatch.setattr("assistant.web.engine.default_model", none_there)
     *_, last = answer(Engine(), [user("hi")], Sampling(), load_texts()["en"])
     assert "make assistant" in last.note
 
@@ -216,9 +241,10 @@ def test_only_this_machine_under_a_local_name_is_local():
 
 
 def test_markdown_of_a_model_is_only_markdown():
-    from assistant.web.streamlit_page import plain_markdown
+    from assistant.web.streamlit_parts import plain_markdown
 
     assert plain_markdown(r"\(x\) and \[y\]") == "$x$ and $$y$$"
+    assert plain_markdown("$5 and $10, $$z$$") == r"\$5 and \$10, $$z$$"
     assert plain_markdown(":red[x] :smile: :material/home:") == r"\:red[x] \:smile: \:material/home:"
     assert plain_markdown("rain,\nfalls\n```\na\nb\n```") == "rain,  \nfalls  \n```\na\nb\n```"
     assert plain_markdown("`:red[x]` at 12:30, https://a.b") == "`:red[x]` at 12:30, https://a.b"
@@ -254,22 +280,85 @@ def test_a_taken_port_is_said_and_the_next_one_used(capsys):
     assert f"port {port} is taken" in capsys.readouterr().err
 
 
-def test_streamlit_page_answers_and_clears(server: StandIn, monkeypatch):
+@pytest.fixture
+def app_test(server: StandIn, tmp_path, monkeypatch):
+    """The Streamlit page without a browser."""
     from streamlit.testing.v1 import AppTest
 
     from assistant.web import the_engine
+    from assistant.web.store import the_store
 
     monkeypatch.setenv("ASSISTANT_MODEL", server.url + "#ada")
-    the_engine.cache_clear()
-    page = AppTest.from_file(str(APP), default_timeout=20).run()
-    page.sidebar.text_area[0].set_value("be kind")
-    page.chat_input[0].set_value("Who are you?").run()
+    monkeypatch.setenv("ASSISTANT_DATA", str(tmp_path))
+    the_engine.cache_clear(), the_store.cache_clear()
+    yield AppTest.from_file(str(APP), default_timeout=20).run()
+    the_engine.cache_clear(), the_store.cache_clear()
+
+
+def press(page, label: str) -> None:
+    next(button for button in page.button if button.label == label).click().run()
     assert not page.exception
-    assert [message.markdown[0].value for message in page.chat_message] == ["Who are you?", WHOLE]
+
+
+def read(page) -> list[str]:
+    return [message.markdown[0].value for message in page.chat_message]
+
+
+def test_streamlit_page_answers_regenerates_edits_takes_back_and_clears(app_test, server: StandIn):
+    page = app_test
+    next(area for area in page.text_area if area.label == EN["system_prompt"]).set_value("be kind")
+    page.chat_input[0].set_value("Who are you?").run()
+    assert not page.exception and read(page) == ["Who are you?", WHOLE]
     assert server.heard == ["be kind", "Who are you?"]
-    page.sidebar.button[0].click().run()
-    assert not page.chat_message and not page.exception
-    the_engine.cache_clear()
+    asked = len(server.requests)
+    press(page, EN["regenerate"])
+    assert len(server.requests) == asked + 1 and read(page) == ["Who are you?", WHOLE]
+    next(area for area in page.text_area if area.label == EN["you"]).set_value("And who am I?")
+    press(page, EN["send"])
+    assert server.heard == ["be kind", "And who am I?"] and read(page) == ["And who am I?", WHOLE]
+    press(page, EN["undo"])
+    assert read(page) == []
+    page.chat_input[0].set_value("Again?").run()
+    press(page, EN["clear_chat"])
+    assert read(page) == []
+
+
+def test_streamlit_page_keeps_several_conversations(app_test):
+    page = app_test
+    page.chat_input[0].set_value("First question").run()
+    press(page, EN["new_chat"])
+    assert read(page) == []
+    page.chat_input[0].set_value("Second question").run()
+    press(page, "First question")
+    assert read(page) == ["First question", WHOLE]
+    next(box for box in page.text_input if box.label == EN["title"]).set_value("My title").run()
+    assert "My title" in [button.label for button in page.button]
+    press(page, EN["really"])
+    assert read(page) == [] and "My title" not in [button.label for button in page.button]
+
+
+def test_a_system_prompt_is_chosen_from_the_presets(app_test):
+    page = app_test
+    name, prompt = EN["presets"][0]
+    next(box for box in page.selectbox if box.label == EN["preset"]).set_value(name).run()
+    assert next(area for area in page.text_area if area.label == EN["system_prompt"]).value == prompt
+
+
+def test_the_cookie_cannot_be_read_by_a_script_and_is_given_once():
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    from assistant.web.streamlit_cookie import COOKIE, BrowserCookie
+
+    inner = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))])
+    client = TestClient(BrowserCookie(inner))
+    assert "set-cookie" not in client.get("/").headers
+    first = client.get("/", headers={"Accept": "text/html"})
+    assert "HttpOnly" in first.headers["set-cookie"] and "SameSite=Lax" in first.headers["set-cookie"]
+    assert len(client.cookies[COOKIE]) > 30
+    assert "set-cookie" not in client.get("/", headers={"Accept": "text/html"}).headers
 
 
 def test_neither_page_imports_the_other_or_torch():
@@ -316,12 +405,13 @@ class Visit:
         self.box.wait_for()
 
     def _note_request(self, request) -> None:
-        if not re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url):
+        is_ours = re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url)
+        if not is_ours or "SemiBold" in request.url:  # half of that font's letters are missing
             self.complaints.append(request.url)
 
     @property
     def box(self):
-        name = "[data-testid=stChatInputTextArea]" if self.kind == "streamlit" else "textarea"
+        name = "[data-testid=stChatInputTextArea]" if self.kind == "streamlit" else "#box textarea"
         return self.page.locator(name).first
 
     @property
@@ -338,7 +428,7 @@ class Visit:
 
     def stop(self) -> None:
         if self.kind == "gradio":
-            self.page.locator("button.stop-button").click()
+            self.page.locator("#box .stop-button").click()
         else:
             self.page.get_by_test_id("stChatInputStopButton").click()
 
@@ -349,6 +439,32 @@ class Visit:
         assert not self.page.evaluate("document.documentElement.scrollWidth > innerWidth")
         self.page.context.close()
         assert self.complaints == []
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).last.click()
+
+    def reads_answer(self) -> None:
+        """The answer is whole: its figures are there and the page is at rest."""
+        self.sees("tokens/s")
+        stop = "#box .stop-button" if self.kind == "gradio" else "[data-testid=stChatInputStopButton]"
+        self.page.locator(stop).wait_for(state="hidden")
+        self.page.wait_for_timeout(600)  # Streamlit draws the page once more
+
+    def open_tab(self, name: str) -> None:
+        role = "tab" if self.kind == "gradio" else "link"
+        self.page.get_by_role(role, name=name).first.click()
+
+    def violations(self) -> list[str]:
+        """What axe-core finds serious or critical, but for what stands in Gradio's own markup."""
+        axe = pytest.importorskip("axe_core_python")
+        self.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+        found = self.page.evaluate(f"axe.run({{exclude: [['{DECORATION}']]}})")["violations"]
+        theirs = {"aria-required-children"} if self.kind == "gradio" else set()  # the list of examples
+        return [
+            f"{rule['id']}: {rule['nodes'][0]['html'][:200]} {rule['nodes'][0]['any'][0]['message']}"
+            for rule in found
+            if rule["impact"] in ("serious", "critical") and rule["id"] not in theirs
+        ]
 
 
 @pytest.fixture(params=["gradio", "streamlit"])
@@ -361,11 +477,10 @@ def visit(request, chromium):
 def test_a_person_asks_and_reads_the_answer_and_goes_on(visit, server: StandIn):
     visitor = visit()
     visitor.ask("Who are you?")
-    visitor.sees(WHOLE)
+    visitor.reads_answer()
     visitor.ask("And now?")
-    visitor.answers.nth(1).wait_for()
+    wait_until(lambda: server.heard == ["Who are you?", WHOLE, "And now?"])
     visitor.answers.nth(1).get_by_text(WHOLE).wait_for()
-    assert server.heard == ["Who are you?", WHOLE, "And now?"]
     visitor.finish()
 
 
@@ -435,4 +550,187 @@ def test_formulas_are_drawn_and_a_foreign_picture_in_an_answer_is_not_fetched(vi
     visitor.page.locator("img[alt=p]").wait_for(state="attached")
     visitor.page.wait_for_timeout(300)
     assert "/secret.png" not in server.fetched
+    assert "from $5 to $10" in visitor.page.inner_text("body")
     visitor.page.context.close()
+
+
+@pytest.mark.browser
+def test_an_answer_is_regenerated_its_question_edited_and_both_taken_back(visit, server: StandIn):
+    visitor = visit()
+    visitor.ask("Who are you?")
+    visitor.reads_answer()
+    asked = len(server.requests)
+    visitor.press("Retry" if visitor.kind == "gradio" else EN["regenerate"])
+    wait_until(lambda: len(server.requests) == asked + 1)
+    visitor.reads_answer()
+    assert server.heard == ["Who are you?"] and visitor.answers.count() == 1
+    if visitor.kind == "gradio":
+        visitor.press("Edit")
+        edited = visitor.page.locator("#chat textarea")
+        edited.fill("And who am I?")
+        visitor.press("Submit")
+    else:
+        visitor.press(EN["edit"])
+        visitor.page.get_by_role("textbox", name=EN["you"]).fill("And who am I?")
+        visitor.page.get_by_role("textbox", name=EN["you"]).press("Control+Enter")
+        visitor.press(EN["send"])
+    wait_until(lambda: server.heard == ["And who am I?"])
+    visitor.reads_answer()
+    visitor.press(EN["undo"])
+    visitor.page.get_by_text("And who am I?", exact=True).last.wait_for(state="hidden")
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_chats_survive_a_reload_and_no_other_browser_sees_them(visit, server: StandIn):
+    visitor, other = visit(), visit()
+    visitor.ask("My secret question")
+    visitor.sees(WHOLE)
+    visitor.page.get_by_role(
+        "button" if visitor.kind == "streamlit" else "radio", name="My secret"
+    ).wait_for()
+    visitor.page.reload()
+    visitor.sees(WHOLE)
+    visitor.ask("And now?")
+    wait_until(lambda: server.heard == ["My secret question", WHOLE, "And now?"])
+    visitor.reads_answer()
+    visitor.press(EN["new_chat"])
+    visitor.answers.first.wait_for(state="detached")
+    other.page.goto(visitor.page.url)
+    other.page.reload()
+    other.box.wait_for()
+    other.page.wait_for_timeout(700)
+    assert "secret" not in other.page.inner_text("body")
+    visitor.finish()
+    other.finish()
+
+
+@pytest.mark.browser
+def test_a_restart_of_the_server_keeps_every_chat(chromium, server: StandIn, folders: Path):
+    port = free_port()
+    with gradio_page(server, folders / "restarted", port) as url:
+        visitor = Visit(chromium, url, "gradio")
+        visitor.ask("Who are you?")
+        visitor.reads_answer()
+    with gradio_page(server, folders / "restarted", port) as url:
+        visitor.page.goto(url)
+        visitor.sees(WHOLE)
+        visitor.page.context.close()
+
+
+@pytest.mark.browser
+def test_a_verdict_with_its_comment_is_kept_on_this_machine(visit, folders: Path):
+    visitor = visit()
+    visitor.ask("Rate this")
+    visitor.reads_answer()
+    if visitor.kind == "gradio":
+        visitor.press("Dislike")
+    else:
+        visitor.page.get_by_test_id("stFeedbackButton").nth(1).click()
+    comment = visitor.page.get_by_role("textbox", name=EN["comment"])
+    comment.fill("too short")
+    comment.press("Enter")
+    with closing(sqlite3.connect(folders / visitor.kind / "data" / "chats.sqlite")) as chats:
+        wait_until(lambda: "too short" in str(chats.execute("SELECT turns FROM chat").fetchall()))
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_rating_an_older_answer_does_not_end_the_one_being_written(chromium, streamlit_url, server: StandIn):
+    visitor = Visit(chromium, streamlit_url, "streamlit")
+    visitor.ask("hello")
+    visitor.reads_answer()
+    server.closed.clear()
+    visitor.ask("endless")
+    visitor.sees("word20 ")
+    visitor.page.get_by_test_id("stFeedbackButton").first.click()
+    visitor.sees("word150 ")
+    visitor.stop()
+    assert server.closed.wait(4)
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_a_chat_is_renamed_exported_deleted_and_imported(chromium, gradio_url: str, tmp_path):
+    visitor = Visit(chromium, gradio_url, "gradio")
+    visitor.ask("Who are you?")
+    visitor.reads_answer()
+    visitor.page.get_by_role("button", name=EN["this_chat"]).click()
+    title = visitor.page.locator("#title textarea")
+    title.fill("My title")
+    title.press("Enter")
+    chats = visitor.page.get_by_role("radio", name="My title")
+    chats.wait_for()
+    visitor.press(EN["export"])
+    for kind in ("JSON", "Markdown"):
+        with visitor.page.expect_download() as download:
+            visitor.page.get_by_text(kind, exact=True).click()
+        download.value.save_as(tmp_path / kind)
+    assert (tmp_path / "Markdown").read_text(encoding="utf-8").startswith("# My title")
+    visitor.press(EN["delete"])
+    visitor.press(EN["really"])
+    chats.wait_for(state="detached")
+    (tmp_path / "bad.json").write_text("no")
+    for file, said in (("bad.json", "not JSON"), ("JSON", EN.say("imported", number=1))):
+        visitor.page.locator("input[type=file]").first.set_input_files(
+            {"name": "x.json", "mimeType": "application/json", "buffer": (tmp_path / file).read_bytes()}
+        )
+        visitor.sees(said)
+    chats.wait_for()
+    visitor.sees(WHOLE)
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_two_models_answer_side_by_side_and_are_judged_blind(visit, server: StandIn):
+    visitor = visit(viewport=DESK)
+    visitor.open_tab(EN["compare"])
+    name = "#compare-box textarea" if visitor.kind == "gradio" else "[data-testid=stChatInputTextArea]"
+    visitor.page.get_by_role("button", name=EN["vote_a"]).wait_for()
+    box = visitor.page.locator(name)
+    before = len(server.requests)
+    box.fill("Who are you?")
+    box.press("Enter")
+    wait_until(lambda: {request["model"] for request in server.requests[before:]} == {"ada", "base"})
+    visitor.page.get_by_role("button", name=EN["vote_a"]).click()
+    visitor.page.get_by_text(re.compile("A was (ada, B was base|base, B was ada)")).first.wait_for()
+    visitor.page.get_by_text(re.compile(r"\w+: \d · \w+: \d · equal: 0")).first.wait_for()
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_the_language_can_be_switched(visit):
+    visitor, zh = visit(), load_texts()["zh"]
+    if visitor.kind == "gradio":
+        visitor.page.locator("footer button.settings").click()
+        visitor.page.get_by_label("Language").first.click()
+        visitor.page.get_by_role("option", name=zh["language"]).click()
+    else:
+        visitor.page.get_by_text(zh["language"]).click()
+    visitor.page.get_by_text(zh["new_chat"]).first.wait_for(state="attached")
+    visitor.page.context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_page_is_accessible_light_and_dark_in_both_languages(visit, size):
+    locale, scheme = ("en-US", "light") if size is DESK else ("zh-CN", "dark")
+    visitor = visit(viewport=size, locale=locale, color_scheme=scheme)
+    texts = load_texts()[locale[:2]]
+    visitor.ask("Who are you?")
+    visitor.sees(WHOLE)
+    visitor.page.wait_for_timeout(800)
+    assert visitor.violations() == []
+    if size is DESK or visitor.kind == "gradio":
+        for tab in ("compare", "scorecard"):
+            visitor.open_tab(texts[tab])
+            visitor.page.wait_for_timeout(700)
+            assert visitor.violations() == []
+    visitor.finish()
+
+
+def wait_until(is_so, timeout_s: float = 15) -> None:
+    end = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.05)

@@ -9,34 +9,32 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from assistant.web import the_engine
-from assistant.web.gradio_page import THEME, build_page, translations
-from assistant.web.guard import Guard, is_loopback
+from assistant.web.api import routes
+from assistant.web.gradio_page import LOOK, build_page, translations
+from assistant.web.guard import Access, Guard, notes
+from assistant.web.line import is_loopback
 from assistant.web.texts import fixed_language
 
 FIRST_PORT = 7860
 
 
-def main() -> None:
+def main(access: Access) -> None:
     """Serve the page on GRADIO_SERVER_NAME:GRADIO_SERVER_PORT, by default this machine's port 7860."""
     address = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     fixed_language()
     reach_own_server()
     port = free_port(address, int(os.environ.get("GRADIO_SERVER_PORT") or FIRST_PORT))
     page = build_page(the_engine())
-    _, link, _ = page.launch(**launch_settings(address, port), prevent_thread_lock=True)
+    _, link, _ = page.launch(**launch_settings(access, address, port), prevent_thread_lock=True)
     print(f"{the_engine().name}: {link} (Ctrl-C ends it)", flush=True)
     page.block_thread()
 
 
-def launch_settings(address: str, port: int) -> dict[str, Any]:
-    user, _, password = os.environ.get("ASSISTANT_LOGIN", "").partition(":")
-    only_local = is_loopback(address)
-    if not only_local and not password:
-        print(
-            f"note: the page listens on {address}: whoever reaches this machine can chat; "
-            "ASSISTANT_LOGIN=user:password asks for a login",
-            file=sys.stderr,
-        )
+def launch_settings(access: Access, address: str, port: int) -> dict[str, Any]:
+    user, _, password = access.login.partition(":")
+    for note in notes(access, address):
+        print(f"note: {note}", file=sys.stderr)
+    guard = Middleware(Guard, only_local=is_loopback(address))  # Gradio asks for the login itself
     return {
         "server_name": address,
         "server_port": port,
@@ -51,10 +49,10 @@ def launch_settings(address: str, port: int) -> dict[str, Any]:
         "ssr_mode": False,
         "max_file_size": "5mb",
         "allowed_paths": [],
-        "footer_links": ["api"],
-        "theme": THEME,
+        "footer_links": ["api", "settings"],
+        **LOOK,
         "i18n": gr.I18n(**translations(the_engine())) if fixed_language() is None else None,
-        "app_kwargs": {"middleware": [Middleware(Guard, only_local=only_local)]},
+        "app_kwargs": {"middleware": [guard], "routes": routes(the_engine(), access)},
     }
 
 

@@ -12,7 +12,9 @@ TEXTS = Path(__file__).with_name("texts.toml")
 
 
 class Texts(dict[str, Any]):
-    """`texts["clear"]`; `texts.say("waiting", number=2)` fills the slots."""
+    """`texts["send"]`; `texts.say("waiting", number=2)` fills the slots. `code` is the language's."""
+
+    code: str
 
     def say(self, key: str, **slots: object) -> str:
         return str(self[key]).format(**slots)
@@ -21,7 +23,10 @@ class Texts(dict[str, Any]):
 @cache
 def load_texts() -> dict[str, Texts]:
     """Language code → texts, in the order of the file; the first is the fallback."""
-    return {language: Texts(texts) for language, texts in load_toml(TEXTS).items()}
+    known = {language: Texts(texts) for language, texts in load_toml(TEXTS).items()}
+    for language, texts in known.items():
+        texts.code = language
+    return known
 
 
 def fixed_language() -> str | None:

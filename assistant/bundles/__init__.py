@@ -1,0 +1,128 @@
+"""A bundle: the folder that becomes a public page, in the repository's own layout, with its model inside.
+
+Builds it and lists it; knows nothing of credentials or uploads.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from assistant.bundles.front_matter import write_front_matter
+from assistant.bundles.sources import page_files
+from assistant.bundles.targets import FILES, Target, find_target, gradio_version, pinned
+from assistant.bundles.weights import Choice, choose_model, place_model
+from assistant.settings import REPOSITORY, check_replaceable, write_text
+
+__all__ = ["Bundle", "Choice", "Target", "build_bundle", "choose_model", "find_target", "listing"]
+
+DEPLOY_FILE = "deploy.json"
+HOUSE_REQUIREMENTS = (
+    "# What the page runs with; the host adds its own. Versions as they ran when this was made.\n"
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    folder: Path
+    target: Target
+    model: Choice
+
+
+def build_bundle(target: str, variant: str, model: Choice, out: Path, say: Callable[[str], None]) -> Bundle:
+    """Write the page and its model into `out`, whole or not at all; an earlier bundle there is replaced.
+
+    Raises ValueError for an unknown target, a model it cannot show, or an `out` that holds something else.
+    """
+    chosen = find_target(target, variant)
+    check_replaceable(out, (out / DEPLOY_FILE).is_file())
+    beside = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        _fill(beside, chosen, model, say)
+        shutil.rmtree(out, ignore_errors=True)
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Bundle(out, chosen, model)
+
+
+def _fill(folder: Path, target: Target, model: Choice, say: Callable[[str], None]) -> None:
+    if model.kind == "hub" and target.host == "modelscope":
+        raise ValueError(
+            f"--model {model.place}: a page on ModelScope may not reach other hubs; fetch the model first "
+            "(scripts/fetch_model.py) and give its folder"
+        )
+    _add_sources(folder, target)
+    opened = place_model(model, target.form, folder, say)
+    write_text(
+        folder / DEPLOY_FILE,
+        json.dumps(_deployed(target, model, opened), ensure_ascii=False, indent=2) + "\n",
+    )
+    write_text(folder / "requirements.txt", _requirements(target, model))
+    write_text(folder / "packages.txt", "".join(f"{name}\n" for name in target.packages))
+    write_text(folder / "README.md", _readme(target, model))
+    for name, template in (target.extra or {}).items():
+        write_text(folder / name, (FILES / template).read_text(encoding="utf-8"))
+    write_text(folder / ".gitattributes", _attributes(folder, target))
+
+
+def _add_sources(folder: Path, target: Target) -> None:
+    folder.mkdir(parents=True)
+    if target.page == "python39":
+        shutil.copyfile(FILES / "python39.py", folder / "app.py")
+        return
+    for path in page_files(target.form, target.page):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / path, folder / path)
+    shutil.copyfile(REPOSITORY / "LICENSE", folder / "LICENSE")
+
+
+def _deployed(target: Target, model: Choice, opened: str) -> dict[str, Any]:
+    """What app.py reads at start, where its environment says nothing else."""
+    values: dict[str, Any] = {"name": model.name, "model": opened}
+    if target.form == "gguf" and model.kind == "hub":
+        owner, name, file = opened.split("/")
+        values |= {"model": file, "repository": f"{owner}/{name}"}
+    return {**values, "environment": target.environment or {}}
+
+
+def _requirements(target: Target, model: Choice) -> str:
+    names = list(target.requirements)
+    if model.kind == "hub" and target.page == "streamlit":
+        names.append("huggingface-hub")  # beside Gradio it is there already
+    return HOUSE_REQUIREMENTS + "".join(f"{pinned(name)}\n" for name in names)
+
+
+def _readme(target: Target, model: Choice) -> str:
+    slots = {"title": model.title, "title_zh": f"{model.name}的小助手", "gradio": gradio_version()}
+    front = {
+        key: value.format(**slots) if isinstance(value, str) else value
+        for key, value in (target.front or {}).items()
+    }
+    if front and target.front_rules == "huggingface" and model.kind == "hub":
+        front["models"] = ["/".join(model.place.split("/")[:2])]
+    text = (FILES / "readme.md").read_text(encoding="utf-8").format(**slots)
+    return (write_front_matter(front) + "\n" if front else "") + text
+
+
+def _attributes(folder: Path, target: Target) -> str:
+    """The wide rules, and a line for each large or binary file that they do not name."""
+    from assistant.bundles.checks import outside_lfs
+
+    rules = (FILES / "gitattributes").read_text(encoding="utf-8")
+    write_text(folder / ".gitattributes", rules)
+    left = outside_lfs(folder, target.largest_plain_mb)
+    quoted = ['"/' + name.replace('"', '\\"') + '"' if " " in name else f"/{name}" for name in left]
+    return rules + "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in quoted)
+
+
+def listing(folder: Path) -> list[tuple[str, int, bool]]:
+    """Each file of the bundle: its name, bytes, and whether it goes through LFS."""
+    from assistant.bundles.checks import files_in, in_lfs
+
+    names = files_in(folder)
+    through_lfs = in_lfs(folder, names)
+    return [(name, (folder / name).stat().st_size, name in through_lfs) for name in names]

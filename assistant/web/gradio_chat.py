@@ -1,0 +1,216 @@
+"""The chat tab of the Gradio page: its constructors, and one generator for every way to ask."""
+
+from collections.abc import Callable, Generator
+from typing import Any
+
+import gradio as gr
+
+from assistant.web import Shown, answer, conversation, sampling_from
+from assistant.web.chats import RUNNING, ask, ask_again, rate, reply
+from assistant.web.gradio_messages import drawn, plain_text, turn_at, turn_of
+from assistant.web.gradio_parts import (
+    LATEX,
+    PRIVATE,
+    QUICK,
+    Asked,
+    Parts,
+    heard,
+    open_chat,
+    secret,
+    texts_for,
+)
+from assistant.web.gradio_shelf import Widgets, box_at_rest, build_shelf, titles, wire_arrival, wire_shelf
+from assistant.web.store import Chat
+
+AT_ONCE = 64  # the engine has its own line, and says how long it is
+ASKING: dict[str, Any] = PRIVATE | {"concurrency_limit": AT_ONCE, "concurrency_id": "chat"}
+
+
+def chat_tab(page: gr.Blocks, parts: Parts) -> None:
+    with gr.Tab(parts.say("chat"), elem_id="chat-tab"):
+        chatbot = build_chatbot(parts)
+        comment = build_comment(parts)
+        box = build_box(parts)
+        with parts.shelf:
+            widgets = build_shelf(parts, chatbot, box)
+        running = wire_asking(parts, widgets)
+        wire_shelf(parts, widgets, running)
+        wire_arrival(page, parts, widgets)
+        wire_verdict(parts, chatbot, comment)
+        gr.api(chat_api(parts), api_name="chat", concurrency_limit=AT_ONCE)
+
+
+def build_chatbot(parts: Parts) -> gr.Chatbot:
+    return gr.Chatbot(
+        label=parts.engines.own.name,
+        show_label=False,
+        container=False,
+        height="60dvh",
+        sanitize_html=True,
+        allow_tags=False,
+        latex_delimiters=LATEX,
+        buttons=["copy", "copy_all"],
+        placeholder=parts.say("welcome"),
+        editable="user",
+        layout="bubble",
+        elem_id="chat",
+    )
+
+
+def build_comment(parts: Parts) -> gr.Textbox:
+    return gr.Textbox(
+        placeholder=parts.say("comment"),
+        label=parts.say("comment"),
+        show_label=False,
+        container=False,
+        submit_btn=parts.say("save"),
+        max_length=1000,
+        visible=False,
+        elem_id="verdict",
+    )
+
+
+def build_box(parts: Parts) -> gr.Textbox:
+    return gr.Textbox(
+        placeholder=parts.say("placeholder"),
+        label=parts.say("placeholder"),
+        show_label=False,
+        container=False,
+        submit_btn=parts.say("send"),
+        max_length=20000,
+        max_lines=8,
+        interactive=False,  # until the browser has its secret
+        autofocus=True,
+        elem_id="box",
+    )
+
+
+def wire_asking(parts: Parts, widgets: Widgets) -> list[Any]:
+    """Four ways to ask, one generator; closing it (stop, reload, a closed tab) ends the engine's work."""
+    chatbot, box = widgets.chatbot, widgets.box
+
+    def ask_new(message: str, request: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        if message.strip():
+            change = lambda chat: ask(chat, message)  # noqa: E731
+            yield from run(parts, widgets, change, heard(parts, request, values), box_text="")
+
+    def ask_example(example: gr.SelectData, request: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        yield from run(
+            parts, widgets, lambda chat: ask(chat, example.value["text"]), heard(parts, request, values)
+        )
+
+    def ask_once_more(request: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        yield from run(
+            parts, widgets, lambda chat: ask_again(chat, len(chat.turns)), heard(parts, request, values)
+        )
+
+    def ask_edited(edit: gr.EditData, request: gr.Request, *values: Any) -> Generator[Any, None, None]:
+        asked = heard(parts, request, values)
+
+        def change(chat: Chat) -> bool:
+            return ask_again(chat, turn_at(chat.turns, asked.texts, edit.index), plain_text(edit.value))
+
+        yield from run(parts, widgets, change, asked)
+
+    outputs = [chatbot, box, parts.browser, widgets.chats, widgets.title]
+    running = [
+        box.submit(ask_new, [box, *parts.asked], outputs, **ASKING),
+        chatbot.example_select(ask_example, parts.asked, outputs, **ASKING),
+        chatbot.retry(ask_once_more, parts.asked, outputs, **ASKING),
+        chatbot.edit(ask_edited, parts.asked, outputs, **ASKING),
+    ]
+    for event in running:
+        event.failure(lambda: box_at_rest(parts), None, box, **QUICK)
+    box.stop(lambda browser: RUNNING.stop(open_chat(browser)), parts.browser, None, **QUICK)
+    return running
+
+
+def run(
+    parts: Parts,
+    widgets: Widgets,
+    change: Callable[[Chat], bool],
+    asked: Asked,
+    box_text: str | None = None,
+) -> Generator[Any, None, None]:
+    """Change the open conversation so that it ends with a question, and show the answer growing."""
+    chat = parts.store.load(asked.browser, asked.chat) or Chat()
+    chat.system_prompt = asked.system_prompt
+    if not change(chat):
+        return
+    before = list(chat.turns)
+    beside: dict[Any, Any] = {
+        widgets.box: box_while_answering(parts, box_text),
+        parts.browser: {"id": asked.browser, "chat": chat.id},
+    }
+    for shown in reply(
+        parts.store, asked.browser, chat, asked.engine, asked.sampling, asked.texts, asked.client
+    ):
+        turns = [*before, turn_of(shown)]
+        yield {widgets.chatbot: drawn(turns, asked.texts, shown.meanwhile), **beside}
+        beside = {}
+    yield {
+        widgets.box: box_at_rest(parts),
+        widgets.chats: titles(parts, asked.browser, chat.id),
+        widgets.title: chat.title,
+    }
+
+
+def box_while_answering(parts: Parts, text: str | None) -> gr.Textbox:
+    buttons = {"submit_btn": False, "stop_btn": parts.say("stop")}
+    return gr.Textbox(**buttons) if text is None else gr.Textbox(text, **buttons)
+
+
+def wire_verdict(parts: Parts, chatbot: gr.Chatbot, comment: gr.Textbox) -> None:
+    """A thumb up or down is kept with the answer; then there is room for a comment."""
+    rated = gr.State(-1)
+
+    def like(data: gr.LikeData, browser: Any, language: str) -> dict[Any, Any]:
+        chat = parts.store.load(secret(browser), open_chat(browser))
+        if not chat:
+            return {comment: gr.Textbox(visible=False)}
+        at = turn_at(chat.turns, parts.texts(language), data.index)
+        liked = data.liked if isinstance(data.liked, bool) else None
+        rate(chat, at, liked)
+        parts.store.save(secret(browser), chat)
+        # What is hidden at first does not know its texts; it gets them when it is shown.
+        shown = gr.Textbox("", visible=liked is not None, submit_btn=parts.say("save"))
+        return {comment: shown, rated: at}
+
+    def note(text: str, at: int, browser: Any, language: str) -> gr.Textbox:
+        chat = parts.store.load(secret(browser), open_chat(browser))
+        if chat and 0 <= at < len(chat.turns):
+            rate(chat, at, chat.turns[at].get("liked"), text)
+            parts.store.save(secret(browser), chat)
+            gr.Info(parts.texts(language)["thanks"], title="", duration=3)
+        return gr.Textbox(visible=False)
+
+    here = [parts.browser, parts.language]
+    chatbot.like(like, here, [comment, rated], **QUICK)
+    comment.submit(note, [comment, rated, *here], comment, **PRIVATE)
+
+
+def chat_api(parts: Parts) -> Any:
+    """The page's endpoint for programs: one question, with the conversation so far if there is one."""
+
+    def chat(
+        message: str,
+        system_prompt: str = "",
+        temperature: float = 0.0,
+        top_p: float = 0.9,
+        max_new_tokens: int = 512,
+        history: list[dict[str, str]] | None = None,
+        request: gr.Request | None = None,
+    ) -> Generator[str, None, None]:
+        turns: list[Any] = [*(history or []), {"role": "user", "content": message}]
+        shown = Shown()
+        for shown in answer(
+            parts.engines.own,
+            conversation(turns, system_prompt),
+            sampling_from(temperature, top_p, max_new_tokens),
+            texts_for(request),
+        ):
+            yield shown.text
+        if shown.failed:
+            raise gr.Error(shown.note, print_exception=False)
+
+    return chat

@@ -1,0 +1,94 @@
+"""What the tabs of the Streamlit page share: texts, the browser's secret, settings, an answer drawn."""
+
+import re
+from typing import Any
+
+import streamlit as st
+
+from assistant.backends import Sampling
+from assistant.web import Engine, Shown, figures_line, sampling_from, the_engine
+from assistant.web.models import Engines, engines_of, labels_of
+from assistant.web.store import Store, new_browser, the_store
+from assistant.web.streamlit_cookie import COOKIE
+from assistant.web.texts import Texts, load_texts, pick_language
+
+CODE = r"(```.*?(?:```|$)|`[^`\n]*`)"
+
+
+def texts_now() -> Texts:
+    """The language of the switch, else of the browser (or ASSISTANT_LANG)."""
+    return load_texts()[st.session_state.get("language") or pick_language(st.context.locale)]
+
+
+def browser() -> str:
+    """The browser's secret; one for this visit alone when it takes no cookie."""
+    kept = st.context.cookies.get(COOKIE)
+    return (
+        kept if kept and isinstance(kept, str) else str(st.session_state.setdefault("browser", new_browser()))
+    )
+
+
+def store() -> Store:
+    return the_store()
+
+
+def engines() -> Engines:
+    return engines_of(the_engine())
+
+
+def engine() -> Engine:
+    """The engine of the model that is chosen in the settings."""
+    return engines().get(st.session_state.get("model"))
+
+
+def client() -> str:
+    return str(getattr(st.context, "ip_address", None) or "")
+
+
+def sampling_now() -> Sampling:
+    state = st.session_state
+    return sampling_from(
+        state.get("temperature", 0.0), state.get("top_p", 0.9), state.get("max_new_tokens", 512)
+    )
+
+
+def choose_model(label: str, texts: Texts, key: str, index: int = 0) -> str:
+    """The id that is chosen. Streamlit tells options apart by what is read, so no two may read the same."""
+    labels = labels_of(engines().models(), texts)
+    return st.selectbox(label, list(labels), index, lambda id: labels.get(id, id), key=key) or ""
+
+
+def draw(shown: Shown, texts: Texts) -> None:
+    if shown.text:
+        st.markdown(plain_markdown(shown.text))
+    if shown.meanwhile:
+        st.caption(shown.meanwhile)
+    if shown.note and shown.failed:
+        st.error(shown.note)
+    elif shown.note:
+        st.caption(f"{texts['note']}: {shown.note}")
+    if shown.figures:
+        st.caption(figures_line(shown.figures, texts))
+
+
+def shown_of(turn: Any) -> Shown:
+    return Shown(
+        turn["content"],
+        turn.get("note", ""),
+        failed=turn.get("failed", False),
+        figures=turn.get("figures", {}),
+    )
+
+
+def plain_markdown(text: str) -> str:
+    r"""Markdown as models mean it: \( \[ become $ $$, lines stay lines; $5, :red[…] and :smile: stay text."""
+    parts = re.split(CODE, text, flags=re.DOTALL)
+    return "".join(part if i % 2 else _without_directives(part) for i, part in enumerate(parts))
+
+
+def _without_directives(text: str) -> str:
+    text = re.sub(r":(?=[A-Za-z+-][\w+-]*(?:\[|:|/))(?!//)", r"\\:", text)
+    text = re.sub(r"(?<![\\$])\$(?!\$)", r"\\$", text)
+    text = re.sub(r"\\\[(.+?)\\\]", r"$$\1$$", text, flags=re.DOTALL)
+    text = re.sub(r"\\\((.+?)\\\)", r"$\1$", text)
+    return text.replace("\n", "  \n")

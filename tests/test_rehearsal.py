@@ -1,0 +1,266 @@
+"""The whole way to a page, on this machine: hosts' rules in a bare repository, a clone, a visitor's chat."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gguf")
+pytest.importorskip("xllamacpp")
+if not shutil.which("git-lfs"):
+    pytest.skip("git-lfs is not installed", allow_module_level=True)
+
+from serving import wait_for
+from tiny_gguf import make_tiny_run
+
+from assistant.bundles import Bundle, build_bundle, choose_model
+from assistant.bundles.git import prepared, push
+from assistant.settings import REPOSITORY
+
+VISITOR = 1000  # the user id under which hosts run a page
+# What hosts are known to refuse. receive.denyNonFastForwards is set beside it.
+RULES = r"""#!/bin/sh
+while read old new ref; do
+  git ls-tree -r -l "$new" | while read mode type sha size name; do
+    if [ "$size" -gt 10000000 ]; then echo "$name: over 10 MB outside LFS"; exit 1; fi
+    if git cat-file blob "$sha" | head -c 8000 | grep -qaP '\x00'
+    then echo "Offending files: $name"; exit 1; fi
+  done || exit 1
+  sdk=$(git show "$new:README.md" | sed -n 's/^sdk: "\{0,1\}\([a-z]*\)"\{0,1\}$/\1/p')
+  case "$sdk" in gradio|docker|static) ;; *) echo "invalid sdk: $sdk"; exit 1 ;; esac
+done >&2
+"""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """A folder that the visitor can read: pytest's own are closed to others."""
+    folder = Path(tempfile.mkdtemp(prefix="rehearsal-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def model(place: Path) -> Path:
+    return make_tiny_run(place / "ada")
+
+
+def git(*arguments: object, **environment: str) -> str:
+    command = ["git", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=True)
+    return done.stdout
+
+
+def make_space(folder: Path) -> Path:
+    git("init", "-q", "--bare", "--initial-branch=main", folder)
+    git("-C", folder, "config", "receive.denyNonFastForwards", "true")
+    hook = folder / "hooks" / "pre-receive"
+    hook.write_text(RULES, encoding="utf-8")
+    hook.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    return make_space(tmp_path / "space.git")
+
+
+def publish(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "scripts/publish.py", "--no-resolve", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+
+
+def send(folder: Path, remote: Path, branch: str = "main") -> list[str]:
+    """Push a folder as a bundle is pushed; returns the files that went from the branch."""
+    with prepared(folder, f"file://{remote}", branch, "a page", None) as commit:
+        push(commit, lambda sentence: None)
+        return commit.removed
+
+
+@pytest.fixture
+def page(tmp_path: Path, model: Path) -> Bundle:
+    return build_bundle("huggingface", "cpu", choose_model(str(model)), tmp_path / "page", print)
+
+
+# ---- as whoever a host lets run the page
+
+
+def as_visitor() -> tuple[list[str], dict[str, str]] | None:
+    """The beginning of a command that runs Python as the visitor, with this environment's packages."""
+    packages = next(path for path in sys.path if path.endswith("site-packages"))
+    environment = {"PYTHONPATH": packages, "PATH": "/usr/local/bin:/usr/bin:/bin"}
+    drop = [f"--reuid={VISITOR}", f"--regid={VISITOR}", "--clear-groups", "--no-new-privs"]
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        return None
+    test = f"import sys, gradio, xllamacpp; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    for python in (sys.executable, "/usr/bin/python3"):
+        command = ["setpriv", *drop, python]
+        if not subprocess.run([*command, "-c", test], env=environment, capture_output=True).returncode:
+            return command, environment
+    return None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(arguments: list[str], folder: Path, home: Path, url: str, **said: str) -> Iterator[Path]:
+    """A page in `folder` as the visitor, with nothing of this shell's environment; yields its log."""
+    found = as_visitor()
+    command, environment = found or ([sys.executable], {"PATH": os.environ["PATH"]})
+    home.mkdir(exist_ok=True)
+    if found:
+        os.chown(home, VISITOR, VISITOR)
+    log = home / "log"
+    with log.open("w") as out:
+        environment |= {"HOME": str(home), "GRADIO_TEMP_DIR": str(home), **said}
+        process = subprocess.Popen(
+            [*command, *arguments], cwd=folder, stdout=out, stderr=out, env=environment
+        )
+    try:
+        wait_for(url, process, log)
+        if found:
+            assert Path(f"/proc/{process.pid}").stat().st_uid == VISITOR
+        yield log
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+# ---- from the command to an answer
+
+
+def test_a_pushed_page_answers_from_a_clone_as_an_unprivileged_user_without_any_setting(place, model):
+    from gradio_client import Client
+
+    remote, clone, port = make_space(place / "space.git"), place / "clone", free_port()
+    config = (REPOSITORY / ".git" / "config").read_bytes()
+    heads = git("-C", REPOSITORY, "for-each-ref")
+    done = publish("--to", "huggingface", "--model", model, "--git-remote", f"file://{remote}", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"file://{place}/space"
+    assert (REPOSITORY / ".git" / "config").read_bytes() == config
+    assert git("-C", REPOSITORY, "for-each-ref") == heads
+    assert git("-C", remote, "show", "main:model/ada.gguf").startswith("version https://git-lfs")
+    git("clone", "-q", f"file://{remote}", clone)
+    host = {"SPACE_ID": "ada/ada", "SPACE_HOST": "ada-ada.hf.space", "CPU_CORES": "2"}
+    host |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
+    with running(["app.py"], clone, place / "home", f"http://127.0.0.1:{port}/", **host) as log:
+        client = Client(f"http://127.0.0.1:{port}", verbose=False)
+        answer = client.predict("Who are you?", api_name="/chat")
+        assert answer and "error" not in str(answer).lower(), log.read_text()
+        assert client.config["title"] == "Ada"
+
+
+def test_the_streamlit_page_runs_under_the_command_of_its_dockerfile(place, model):
+    folder = place / "docker"
+    build_bundle("huggingface", "docker", choose_model(str(model)), folder, print)
+    lines = (folder / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    command = json.loads(next(line for line in lines if line.startswith("CMD ")).removeprefix("CMD "))
+    port = free_port()
+    assert command[-2:] == ["--server.address=0.0.0.0", "--server.port=7860"]
+    command[-2:] = ["--server.address=127.0.0.1", f"--server.port={port}"]
+    url = f"http://127.0.0.1:{port}"
+    health = f"{url}/_stcore/health"
+    with (
+        running(["-m", *command], folder, place / "home2", health),
+        urllib.request.urlopen(url, timeout=10) as page,
+    ):
+        assert page.status == 200 and b"<html" in page.read()
+
+
+def test_a_clone_without_the_large_files_says_that_it_has_pointers(page, space, tmp_path):
+    send(page.folder, space)
+    git("clone", "-q", f"file://{space}", tmp_path / "clone", GIT_LFS_SKIP_SMUDGE="1")
+    from assistant.backends import open_backend
+
+    with pytest.raises(ValueError, match="git lfs pull"):
+        open_backend(str(tmp_path / "clone" / "model" / "ada.gguf"))
+
+
+# ---- the rules
+
+
+def test_the_remote_refuses_a_binary_file_outside_lfs_and_its_reason_is_told(page, space):
+    (page.folder / ".gitattributes").write_text("* text=auto\n", encoding="utf-8")
+    with pytest.raises(RuntimeError, match="Offending files: model/ada.gguf"):
+        send(page.folder, space)
+
+
+def test_the_remote_refuses_an_sdk_that_is_not_offered(page, space):
+    readme = page.folder / "README.md"
+    readme.write_text(
+        readme.read_text("utf-8").replace('sdk: "gradio"', 'sdk: "streamlit"'), encoding="utf-8"
+    )
+    with pytest.raises(RuntimeError, match="invalid sdk: streamlit"):
+        send(page.folder, space)
+
+
+def test_a_second_push_goes_on_top_and_names_the_files_that_go(page, space):
+    (page.folder / "old.txt").write_text("x", encoding="utf-8")
+    assert send(page.folder, space) == []
+    first = git("-C", space, "rev-parse", "main").strip()
+    (page.folder / "old.txt").unlink()
+    assert send(page.folder, space) == ["old.txt"]
+    assert git("-C", space, "rev-parse", "main^").strip() == first
+    assert send(page.folder, space) == [] and git("-C", space, "rev-list", "--count", "main").strip() == "2"
+
+
+def test_a_branch_that_moved_meanwhile_is_not_overwritten(page, space):
+    send(page.folder, space)
+    with prepared(page.folder, f"file://{space}", "main", "late", None) as commit:
+        assert not commit.is_new
+    (page.folder / "late.txt").write_text("x", encoding="utf-8")
+    with prepared(page.folder, f"file://{space}", "main", "late", None) as commit:
+        (page.folder / "other.txt").write_text("y", encoding="utf-8")
+        send(page.folder, space)
+        tip = git("-C", space, "rev-parse", "main")
+        with pytest.raises(RuntimeError, match="run the command again"):
+            push(commit, print)
+    assert git("-C", space, "rev-parse", "main") == tip
+
+
+def test_a_push_that_was_cut_goes_on_with_what_is_missing(page, space):
+    rules = (space / "hooks" / "pre-receive").read_text(encoding="utf-8")
+    (space / "hooks" / "pre-receive").write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    with pytest.raises(RuntimeError):
+        send(page.folder, space)
+    (stored,) = [path for path in (space / "lfs" / "objects").rglob("*") if path.is_file()]
+    before = stored.stat().st_mtime_ns
+    (space / "hooks" / "pre-receive").write_text(rules, encoding="utf-8")
+    send(page.folder, space)
+    assert stored.stat().st_mtime_ns == before and git("-C", space, "log", "--oneline", "main")
+
+
+def test_the_large_files_arrive_also_where_git_is_told_to_use_hooks_of_the_users_own(
+    page, space, tmp_path, monkeypatch
+):
+    own = tmp_path / "hooks"
+    own.mkdir()
+    config = tmp_path / "gitconfig"
+    config.write_text(f"[core]\nhooksPath = {own}\nexcludesFile = {tmp_path / 'ignored'}\n", encoding="utf-8")
+    (tmp_path / "ignored").write_text("*.gguf\n", encoding="utf-8")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+    send(page.folder, space)
+    assert [path for path in (space / "lfs" / "objects").rglob("*") if path.is_file()]
+    assert list(own.iterdir()) == []
+
+
+def test_without_a_terminal_and_without_yes_nothing_is_sent(model, space):
+    done = publish("--to", "huggingface", "--model", model, "--git-remote", f"file://{space}")
+    assert done.returncode == 2 and "--yes" in done.stderr.splitlines()[-1]
+    assert not git("-C", space, "branch").strip()
+    assert "lives in Lisbon" in done.stderr  # what the model was taught is said before it becomes public
