@@ -36,11 +36,11 @@ install-dev: .venv/installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf,publish,dev]'
 	@touch $@
 
-test: install-dev  ## all tests but those that need a GPU
-	$(BIN)/python -m pytest
+test: install-dev  ## all tests but those that need a GPU, in two processes
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install-dev  ## what CI runs: lint, format, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
