@@ -92,6 +92,10 @@ def test_a_smaller_card_gets_fewer_rows_and_then_no_kept_activations(gib, sizes,
     assert (plan.rows, plan.checkpointing) == (rows, checkpointing)
 
 
+def test_a_recipe_that_asks_for_checkpointing_gets_it_on_any_card():
+    assert choose_plan(WHOLE, long_rows(8, 1024), 8, 80 * GIB, True).checkpointing
+
+
 def test_a_model_that_no_plan_fits_is_refused_with_both_sizes():
     with pytest.raises(
         RuntimeError, match=r"one row at a time needs about \d\.\d GiB, and 3\.5 GiB are there"

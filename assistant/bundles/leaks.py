@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 LARGEST_READ = 1_000_000  # bytes; larger text is a tokenizer's or a data set's
 TOKENS = {
@@ -27,7 +28,8 @@ def secrets_in(folder: Path, names: list[str]) -> Iterator[tuple[str, str]]:
         raise RuntimeError(
             "the search for secrets needs detect-secrets; run: pip install -e '.[publish]'"
         ) from None
-    classes = {kind.__name__ for kind in classes_of().values()}
+    known: dict[str, Any] = classes_of()
+    classes = {kind.__name__ for kind in known.values()}
     plugins = [{"name": name} for name in sorted(classes - LEFT_OUT)]
     for name in names:
         path = folder / name

@@ -88,19 +88,24 @@ def bytes_of(sizes: Sizes, examples: list[Example], rows: int, checkpointing: bo
     return RESERVE + sizes.weights + sizes.trained + activations + losses
 
 
-def plans(sizes: Sizes, examples: list[Example], rows: int) -> Iterator[Plan]:
+def plans(sizes: Sizes, examples: list[Example], rows: int, must_checkpoint: bool = False) -> Iterator[Plan]:
     """From the quickest to the thriftiest: fewer rows at once cost less than making activations twice."""
-    for checkpointing in (False, True):
+    for checkpointing in (True,) if must_checkpoint else (False, True):
         count = rows
         while count:
             yield Plan(count, checkpointing, bytes_of(sizes, examples, count, checkpointing))
             count //= 2
 
 
-def choose_plan(sizes: Sizes, examples: list[Example], rows: int, memory: int) -> Plan:
-    """The quickest plan within `memory` bytes. Raises RuntimeError when none is."""
+def choose_plan(
+    sizes: Sizes, examples: list[Example], rows: int, memory: int, must_checkpoint: bool = False
+) -> Plan:
+    """The quickest plan within `memory` bytes; with `must_checkpoint` no activations are kept in it.
+
+    Raises RuntimeError when there is none.
+    """
     least = None
-    for plan in plans(sizes, examples, rows):
+    for plan in plans(sizes, examples, rows, must_checkpoint):
         if plan.bytes <= memory:
             return plan
         least = plan

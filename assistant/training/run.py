@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, get_peft_model
-from torch import nn
 from transformers import PrinterCallback, ProgressCallback, set_seed
-from trl import SFTConfig
 
 from assistant.devices import keep_freed_memory, memory_of, name_of
 from assistant.loading import ChatModel, core_of, load_chat_model
 from assistant.settings import link_or_copy, save_settings
-from assistant.training import memory, preflight, watching
+from assistant.training import preflight, watching
 from assistant.training.curve import draw_curve
 from assistant.training.examples import (
     Example,
@@ -28,9 +25,18 @@ from assistant.training.examples import (
 )
 from assistant.training.loss import Head, head_over
 from assistant.training.memory import GIB
+from assistant.training.parts import (
+    arguments,
+    computing,
+    first_trained_layer,
+    layers_of,
+    memory_plan,
+    trained_model,
+)
+from assistant.training.progress import Progress
 from assistant.training.reading import Rows
 from assistant.training.recipe import Objective, Recipe
-from assistant.training.seeing import Pixels, learning_llava, picture_examples
+from assistant.training.seeing import Pixels, picture_examples
 from assistant.training.states import Prepared, likely_tokens, prepare
 from assistant.training.trainer import AnchoredTrainer, Collator
 
@@ -51,16 +57,6 @@ def load_base(path: Path, recipe: Recipe) -> ChatModel:
         )
         raise ValueError(f"{path} {'is no' if recipe.vision.stage else 'is a'} LLaVA: {way} (make_llava.py)")
     return chat
-
-
-def first_trained_layer(chat: ChatModel, recipe: Recipe) -> int:
-    if recipe.vision.stage:
-        return 0  # what learns to see stands before the first layer
-    return int(recipe.objective.from_layer * layers_of(chat))
-
-
-def layers_of(chat: ChatModel) -> int:
-    return len(core_of(chat.model).model.layers)
 
 
 def is_run(folder: Path) -> bool:
@@ -95,17 +91,18 @@ def train(
     kept = Collator(held_out, prepared[len(examples) :], pixels) if held_out else None
     watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
     head = _head(chat, examples, prepared, objective.vocabulary)
-    model = _trained_model(chat, recipe, from_layer)
-    plan = _memory_plan(model, chat, recipe, examples, order)
+    model = trained_model(chat, recipe, from_layer)
+    plan = memory_plan(model, chat, recipe, examples, order)
+    say(f"{name_of(chat.model.device)}, {memory_of(chat.model.device) / GIB:.1f} GiB to use: {plan}")
     start = _start(out, resume)
     survive = watching.Survive()
     trainer = AnchoredTrainer(
         model=model,
-        args=_arguments(recipe, out / CHECKPOINTS, chat, plan),
+        args=arguments(recipe, out / CHECKPOINTS, chat, plan),
         train_dataset=Dataset.from_dict({"batches": order}),
         collate=Collator(examples, prepared[: len(examples)], pixels),
         processing_class=chat.tokenizer,
-        callbacks=[watching.KeepBest(watcher, recipe.watch.every, out, say), survive, watching.Progress(say)],
+        callbacks=[watching.KeepBest(watcher, recipe.watch.every, out, say), survive, Progress(say)],
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
         head=head,
@@ -185,28 +182,6 @@ def _say_preflight(
         say(f"warning: {warning}")
 
 
-def _memory_plan(
-    model: Any,
-    chat: ChatModel,
-    recipe: Recipe,
-    examples: list[Example],
-    order: list[list[list[int]]],
-) -> memory.Plan:
-    """The recipe's own rows_at_once and checkpointing where it has them, else what the memory allows."""
-    rows = max(len(batch) for step in order for batch in step)
-    layers = layers_of(chat) - first_trained_layer(chat, recipe)
-    sizes = memory.sizes_of(model, layers, recipe.objective.vocabulary, str(recipe.trainer.get("optim", "")))
-    there = memory_of(chat.model.device)
-    if fixed := recipe.objective.rows_at_once:
-        checkpointing = bool(recipe.trainer.get("gradient_checkpointing", False))
-        needed = memory.bytes_of(sizes, examples, fixed, checkpointing)
-        plan = memory.Plan(min(fixed, rows), checkpointing, needed)
-    else:
-        plan = memory.choose_plan(sizes, examples, rows, there)
-    say(f"{name_of(chat.model.device)}, {there / GIB:.1f} GiB to use: {plan}")
-    return plan
-
-
 def _prepare(
     chat: ChatModel, examples: list[Example], order: list[list[list[int]]], from_layer: int
 ) -> list[Prepared]:
@@ -235,66 +210,6 @@ def _head(chat: ChatModel, examples: list[Example], prepared: list[Prepared], si
     tokens = likely_tokens(chat.model, examples, prepared, size)
     say(f"losses over the {len(tokens)} likely tokens of {len(chat.model.lm_head.weight)}")
     return head_over(chat.model, tokens)
-
-
-def _trained_model(chat: ChatModel, recipe: Recipe, from_layer: int) -> Any:
-    """The base with an adapter, or without [lora] the base itself, whose layers from `from_layer` on learn.
-
-    The embeddings and the output layer stay: the base's own logits are made with it, and no word is new.
-    """
-    if recipe.vision.stage:
-        return learning_llava(chat, recipe)
-    if recipe.lora:
-        return get_peft_model(chat.model, _lora_config(chat, recipe, from_layer))
-    learning = nn.ModuleList([*chat.model.model.layers[from_layer:], chat.model.model.norm])
-    chat.model.requires_grad_(False)
-    learning.requires_grad_(True)
-    return chat.model
-
-
-def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:
-    """LoRA on the trained layers alone; "all-linear" is spelt out, for peft takes no layers beside it."""
-    values = dict(recipe.lora)
-    if values.get("target_modules") == "all-linear":
-        last = chat.model.model.layers[-1]
-        linear = (name for name, module in last.named_modules() if isinstance(module, torch.nn.Linear))
-        values["target_modules"] = sorted(name.rpartition(".")[2] for name in linear)
-    layers = list(range(from_layer, len(chat.model.model.layers)))
-    return LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **values)
-
-
-def computing(chat: ChatModel, recipe: Recipe) -> torch.autocast:
-    """The number format that layers compute in: mixed precision where the recipe asks for it, on a GPU."""
-    return torch.autocast("cuda", torch.bfloat16, enabled=is_mixed(chat, recipe))
-
-
-def is_mixed(chat: ChatModel, recipe: Recipe) -> bool:
-    return chat.model.device.type == "cuda" and bool(recipe.trainer.get("bf16", False))
-
-
-def _arguments(recipe: Recipe, checkpoints: Path, chat: ChatModel, plan: memory.Plan) -> SFTConfig:
-    """A row of the dataset is a whole step."""
-    values = {
-        "per_device_train_batch_size": 1,
-        "max_steps": recipe.objective.steps,
-        "save_steps": recipe.watch.every,
-        "save_total_limit": 2,
-        "logging_steps": 10,
-        "seed": 0,
-        **recipe.trainer,
-        "gradient_checkpointing": plan.checkpointing,
-        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if plan.checkpointing else {}),
-        "bf16": is_mixed(chat, recipe),
-    }
-    return SFTConfig(
-        output_dir=str(checkpoints),
-        dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        report_to="none",
-        use_cpu=chat.model.device.type == "cpu",
-        **values,
-    )
 
 
 def _finish(out: Path, history: list[dict[str, Any]], settings: dict[str, Any]) -> None:
