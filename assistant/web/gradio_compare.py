@@ -53,7 +53,7 @@ def build_stage(parts: Parts) -> Stage:
     with gr.Row(elem_id="pair"):
         one = gr.Dropdown(choices, value=models[0].id, label=say("compare_left"), **fixed)
         other = gr.Dropdown(choices, value=second.id, label=say("compare_right"), **fixed)
-        blind = gr.Checkbox(True, label=say("blind"), min_width=120)
+    blind = gr.Checkbox(True, label=say("blind"), container=False)
     with gr.Row():
         sides = [build_side(say("side_a")), build_side(say("side_b"))]
     with gr.Row(elem_id="votes"):
