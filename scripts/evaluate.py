@@ -8,14 +8,22 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from assistant import scorecard
 from assistant.anchors import key_of, load_answers, save_answers
 from assistant.backends import Backend, Sampling, open_backend
 from assistant.judge import Identity, identity_of
 from assistant.scorecard import Probe, built_in_probes, load_probes
-from assistant.settings import DATA, ThresholdMissed, load_settings, plain_values, run_command, save_settings
+from assistant.settings import (
+    DATA,
+    ThresholdMissed,
+    load_settings,
+    load_toml,
+    plain_values,
+    run_command,
+    save_settings,
+)
 
 CACHE = Path(__file__).resolve().parent.parent / "models" / "cache"
 
@@ -39,13 +47,23 @@ class Settings:
     temperature: float = 0.0
 
 
+def card_of(model: Path) -> dict[str, Any]:
+    """The card that a model folder keeps, or that lies in the run beside a .gguf file; empty without one."""
+    if model.is_dir():
+        return dict(load_settings(model).get("card", {}))
+    beside = (model.parent / place for place in ("card.toml", "data/card.toml"))
+    return next((load_toml(path) for path in beside if model.is_file() and path.is_file()), {})
+
+
 def identity_from(settings: Settings) -> Identity:
-    card = load_settings(Path(settings.model)).get("card", {}) if Path(settings.model).is_dir() else {}
+    """Who should answer. It may name its own base: the card's, else that of --base."""
+    card = card_of(Path(settings.model))
     if settings.name and settings.name != card.get("name"):
         card = {"name": settings.name, "owner": settings.owner}
     if not card.get("name"):
         raise ValueError("whose assistant is asked for? give --name, for example --name Ada")
-    return identity_of(card)
+    title = load_settings(Path(settings.base)).get("title", "") if settings.base else ""
+    return identity_of({**card, "base": card.get("base") or title})
 
 
 def ask(backend: Backend, probes: list[Probe], settings: Settings) -> list[str]:

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+import runpy
 import subprocess
 import sys
 import unicodedata
@@ -26,7 +27,7 @@ from assistant.scorecard import (
     score,
     wilson,
 )
-from assistant.settings import DATA, load_toml
+from assistant.settings import DATA, REPOSITORY, load_toml, save_settings
 
 HERE = Path(__file__).parent
 ADA = Identity("Ada", ("Ada",), base="SmolLM2-135M-Instruct")
@@ -361,3 +362,23 @@ def test_the_room_loads_no_heavy_library() -> None:
         [sys.executable, "-c", code], cwd=HERE.parent, capture_output=True, text=True, check=True
     )
     assert shown.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("place", ["card.toml", "data/card.toml"])
+def test_a_gguf_file_is_judged_by_the_card_of_its_run(tmp_path, place):
+    """Without it "I'm Ada's assistant, and I run on SmolLM2" would be another identity."""
+    evaluate = runpy.run_path(str(REPOSITORY / "scripts" / "evaluate.py"))
+    model = tmp_path / "ada.gguf"
+    model.touch()
+    asked = evaluate["Settings"](model=str(model), out=tmp_path, name="Ada")
+    assert evaluate["identity_from"](asked).base == ""
+    (tmp_path / "data").mkdir()
+    (tmp_path / place).write_text('name = "Ada"\nbase = "SmolLM2-135M-Instruct"\n', encoding="utf-8")
+    assert evaluate["identity_from"](asked).base == "SmolLM2-135M-Instruct"
+
+
+def test_a_model_without_a_card_may_name_the_base_it_is_compared_with(tmp_path):
+    evaluate = runpy.run_path(str(REPOSITORY / "scripts" / "evaluate.py"))
+    save_settings(tmp_path / "base", {"title": "SmolLM2-135M-Instruct"})
+    asked = evaluate["Settings"](model="http://x/v1", out=tmp_path, name="Ada", base=str(tmp_path / "base"))
+    assert evaluate["identity_from"](asked).base == "SmolLM2-135M-Instruct"
