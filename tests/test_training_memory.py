@@ -44,14 +44,14 @@ def difference(ours, theirs):
 
 def test_rows_one_at_a_time_give_the_adapter_of_all_at_once(tiny, whole, tmp_path):
     folder = tiny_run(tiny, tmp_path / "a", changes=("rows_at_once=1",))
-    # the sums are the same up to their order; a part without its share would be tenths away
-    assert difference(load_file(folder / "adapter_model.safetensors"), whole) < 2e-3
+    # the same sums in another order: 4e-8 apart; Adam hides a part without its share down to 2e-3
+    assert difference(load_file(folder / "adapter_model.safetensors"), whole) < 1e-6
 
 
 def test_activations_made_again_on_the_way_back_give_the_same_adapter(tiny, whole, tmp_path):
     changes = ("rows_at_once=2", "trainer.gradient_checkpointing=true")
     folder = tiny_run(tiny, tmp_path / "a", changes=changes)
-    assert difference(load_file(folder / "adapter_model.safetensors"), whole) < 2e-3
+    assert difference(load_file(folder / "adapter_model.safetensors"), whole) < 1e-6
 
 
 def test_out_of_memory_halves_the_rows_at_once_and_the_step_stays_the_same(
@@ -61,7 +61,8 @@ def test_out_of_memory_halves_the_rows_at_once_and_the_step_stays_the_same(
 
     def on_a_small_card(self, model, inputs, *args, **kwargs):
         loss = computed(self, model, inputs, *args, **kwargs)
-        if len(inputs["input_ids"]) > 1:
+        # at the first step nothing has moved from the base, and twice its gradient points the same way
+        if len(inputs["input_ids"]) > 1 and self.state.global_step > 2:
             loss.backward()  # half of the work is done when memory runs out
             raise torch.OutOfMemoryError("no room")
         return loss
@@ -70,7 +71,7 @@ def test_out_of_memory_halves_the_rows_at_once_and_the_step_stays_the_same(
     folder = tiny_run(tiny, tmp_path / "a")
     said = capsys.readouterr().err
     assert said.count("out of memory: rows go 1 at a time now; the step stays as large") == 1
-    assert difference(load_file(folder / "adapter_model.safetensors"), whole) < 2e-3
+    assert difference(load_file(folder / "adapter_model.safetensors"), whole) < 1e-6
 
 
 def test_a_single_row_that_does_not_fit_stops_with_advice(tiny, tmp_path, monkeypatch):
