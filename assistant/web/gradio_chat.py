@@ -17,6 +17,7 @@ from assistant.web.gradio_parts import (
     heard,
     open_chat,
     secret,
+    text_box,
     texts_for,
 )
 from assistant.web.gradio_shelf import Widgets, box_at_rest, build_shelf, titles, wire_arrival, wire_shelf
@@ -58,30 +59,19 @@ def build_chatbot(parts: Parts) -> gr.Chatbot:
 
 
 def build_comment(parts: Parts) -> gr.Textbox:
-    return gr.Textbox(
-        placeholder=parts.say("comment"),
-        label=parts.say("comment"),
-        show_label=False,
-        container=False,
-        submit_btn=parts.say("save"),
-        max_length=1000,
-        visible=False,
-        elem_id="verdict",
-    )
+    return text_box(parts, "comment", "save", elem_id="verdict", max_length=1000, visible=False)
 
 
 def build_box(parts: Parts) -> gr.Textbox:
-    return gr.Textbox(
-        placeholder=parts.say("placeholder"),
-        label=parts.say("placeholder"),
-        show_label=False,
-        container=False,
-        submit_btn=parts.say("send"),
+    return text_box(
+        parts,
+        "placeholder",
+        "send",
+        elem_id="box",
         max_length=20000,
         max_lines=8,
         interactive=False,  # until the browser has its secret
         autofocus=True,
-        elem_id="box",
     )
 
 

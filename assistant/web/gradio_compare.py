@@ -10,7 +10,17 @@ from assistant.conversations import user
 from assistant.web import Shown, answer, conversation
 from assistant.web.comparison import LONGEST, VOTES, Pair, draw_pair, names, tally_line, together
 from assistant.web.gradio_messages import drawn, turn_of
-from assistant.web.gradio_parts import LATEX, PRIVATE, QUICK, Asked, Parts, heard, model_choices, secret
+from assistant.web.gradio_parts import (
+    LATEX,
+    PRIVATE,
+    QUICK,
+    Asked,
+    Parts,
+    heard,
+    model_choices,
+    secret,
+    text_box,
+)
 from assistant.web.models import base_of
 from assistant.web.texts import Texts, load_texts, pick_language
 
@@ -78,15 +88,7 @@ def build_side(label: Any) -> gr.Chatbot:
 
 
 def build_box(parts: Parts) -> gr.Textbox:
-    return gr.Textbox(
-        placeholder=parts.say("compare_question"),
-        label=parts.say("compare_question"),
-        show_label=False,
-        container=False,
-        submit_btn=parts.say("send"),
-        max_length=20000,
-        elem_id="compare-box",
-    )
+    return text_box(parts, "compare_question", "send", elem_id="compare-box", max_length=20000)
 
 
 def wire_questions(parts: Parts, stage: Stage) -> None:

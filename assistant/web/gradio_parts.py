@@ -126,5 +126,13 @@ def setting_inputs(say: Callable[[str], Any]) -> list[gr.Slider]:
     ]
 
 
+def text_box(parts: Parts, key: str, send: str, **rest: Any) -> gr.Textbox:
+    """A box with its button inside and no label to be seen; `key` and `send` name their texts."""
+    said = parts.say(key)
+    return gr.Textbox(
+        placeholder=said, label=said, show_label=False, container=False, submit_btn=parts.say(send), **rest
+    )
+
+
 def model_choices(engines: Engines, texts: Texts) -> list[tuple[str, str]]:
     return [(label, id) for id, label in labels_of(engines.models(), texts).items()]
