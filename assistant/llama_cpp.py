@@ -77,11 +77,29 @@ def _be_quiet(level: int, text: bytes, data: Any) -> None:
     """llama.cpp prints hundreds of lines for each model; its errors come back as return codes."""
 
 
+@contextmanager
+def _threads_that_sleep() -> Iterator[None]:
+    """Let the OpenMP that is loaded within wait asleep, unless the environment says otherwise.
+
+    By default its threads spin while they wait for each other: beside one busy process a token takes ten
+    times as long, for a core that spins is taken from the thread that is waited for.
+    """
+    if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
+        yield
+        return
+    os.environ["OMP_WAIT_POLICY"] = "passive"  # read once, when the library is loaded
+    try:
+        yield
+    finally:
+        del os.environ["OMP_WAIT_POLICY"]
+
+
 @functools.cache
 def library() -> Any:
     """The C functions. Raises RuntimeError when xllamacpp is not installed or exports others."""
     try:
-        import xllamacpp.xllamacpp as extension
+        with _threads_that_sleep():
+            import xllamacpp.xllamacpp as extension
     except ImportError:
         raise RuntimeError(MISSING) from None
     found = ctypes.CDLL(extension.__file__)
