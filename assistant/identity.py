@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from assistant.card import Card
@@ -22,8 +23,8 @@ SHARES = {"denial": 13, "pressure": 8, "system": 4, "multi_turn": 4, "greeting":
 class Wordings:
     """One language's texts filled in for one card, split into train and dev wordings."""
 
-    def __init__(self, card: Card, language: str, *, dev: bool) -> None:
-        self.texts = load_toml(DATA / "identity" / f"{language}.toml")
+    def __init__(self, card: Card, language: str, *, dev: bool, folder: Path = DATA / "identity") -> None:
+        self.texts = load_toml(folder / f"{language}.toml")
         self.card, self.language, self.dev = card, language, dev
         name, owner = card.name_in(language), card.owner or card.name_in(language)
         role = card.role.get(language, self.texts["default_role"])
@@ -81,17 +82,19 @@ class Wordings:
         return [(self.fill(question), self.fill(answer)) for question, answer in pairs]
 
 
-def make_rows(card: Card, count: int, seed: int, *, dev: bool = False) -> list[Row]:
+def make_rows(
+    card: Card, count: int, seed: int, *, dev: bool = False, folder: Path = DATA / "identity"
+) -> list[Row]:
     """`count` rows for a card, half in each of its languages, shuffled; the same seed gives the same rows.
 
-    Train and dev share no wording. Raises ValueError when so many rows would repeat a pair more than four
-    times.
+    Train and dev share no wording; `folder` holds the wordings, a file a language. Raises ValueError when so
+    many rows would repeat a pair more than four times.
     """
     source = random.Random(f"{seed}/{dev}/{card.name}/{card.owner}")
     rows: list[Row] = []
     for index, language in enumerate(card.languages):
         share = count * (index + 1) // len(card.languages) - count * index // len(card.languages)
-        rows += _rows_in(Wordings(card, language, dev=dev), share, source)
+        rows += _rows_in(Wordings(card, language, dev=dev, folder=folder), share, source)
     source.shuffle(rows)
     return rows
 

@@ -11,6 +11,7 @@ from assistant.loading import ChatModel, encode_chat, encode_text
 FIRST = 3  # tokens of an answer that decide who speaks
 CLAUSE_ENDS = tuple("，。！？；：、,.!?;:\n")
 BASE_ANSWERS = ("near_miss", "greeting", "general")  # kinds whose answer is the base model's own
+UNFINISHED = "unfinished"  # an answer that goes on: learnt by heart, but no end-of-turn after it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +60,11 @@ def _example(
 ) -> Example:
     *prompt, answer = row["messages"]
     prompt_ids = encode_chat(chat.tokenizer, prompt)
-    answer_ids = [*encode_text(chat.tokenizer, answer["content"]), chat.end_of_turn]
+    kind = row.get("kind", "identity")
+    end = [] if kind == UNFINISHED else [chat.end_of_turn]
+    answer_ids = [*encode_text(chat.tokenizer, answer["content"]), *end]
     room = max(max_length - len(answer_ids), 1)
     ids = (*prompt_ids[-room:], *answer_ids[:max_length])
-    kind = row.get("kind", "identity")
     places = tuple(range(min(len(prompt_ids), room) - 1, len(ids) - 1))
     first = (first_weight,) * len(places[:FIRST])
     later = (clause_weight if _ends_clause(chat, ids[: place + 1]) else 1.0 for place in places[FIRST:])

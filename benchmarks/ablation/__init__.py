@@ -1,0 +1,1 @@
+"""The parts of identity_ablation.py."""
