@@ -2,18 +2,30 @@
 
 Run: python scripts/evaluate.py --model out/ada/model --base models/smollm2-135m-instruct --name Ada \\
     --out out/ada/scorecard
+With pictures: python scripts/evaluate.py --images out/pictures --model out/ada/llava \\
+    --base models/smollm2-135m-instruct --out out/ada/eyes_scorecard
 """
 
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant import scorecard
+from assistant import picture_report, scorecard
 from assistant.anchors import key_of, load_answers, save_answers
 from assistant.backends import Backend, Sampling, open_backend
+from assistant.conversations import Message
 from assistant.judge import Identity, identity_of
+from assistant.picture_questions import (
+    PictureProbe,
+    even_part,
+    load_picture_probes,
+    load_probe_shares,
+    stamp_probes,
+)
+from assistant.picture_scorecard import ANSWER_TOKENS, score_pictures
+from assistant.pictures.stamps import stamps
 from assistant.scorecard import Probe, built_in_probes, load_probes
 from assistant.settings import (
     DATA,
@@ -45,6 +57,14 @@ class Settings:
     max_new_tokens: int = 32
     """Tokens of an answer that are judged."""
     temperature: float = 0.0
+    images: Path | None = None
+    """Pictures instead: a folder of gen_image_data.py, about which a model with eyes is asked."""
+    image_probes: int = 400
+    """With --images: about so many of its questions, evenly chosen; 0 asks all, some 2,400."""
+    stamps: bool = True
+    """With --images: also photos that no drawing resembles (Debian's Tux Paint stamps, fetched once)."""
+    probe: Path | None = None
+    """With --images: what benchmarks/picture_probe.py --out wrote; default data/pictures/probe.json."""
 
 
 def card_of(model: Path) -> dict[str, Any]:
@@ -67,15 +87,19 @@ def identity_from(settings: Settings) -> Identity:
 
 
 def ask(backend: Backend, probes: list[Probe], settings: Settings) -> list[str]:
+    return answer(backend, [probe["messages"] for probe in probes], settings)
+
+
+def answer(backend: Backend, questions: list[list[Message]], settings: Settings) -> list[str]:
     done = 0
 
     def progress(count: int) -> None:
         nonlocal done
         done += count
-        print(f"  {done}/{len(probes)} answers of {backend.label}", file=sys.stderr, flush=True)
+        print(f"  {done}/{len(questions)} answers of {backend.label}", file=sys.stderr, flush=True)
 
     sampling = Sampling(max_new_tokens=settings.max_new_tokens, temperature=settings.temperature)
-    return backend.answer_all([probe["messages"] for probe in probes], sampling, progress)
+    return backend.answer_all(questions, sampling, progress)
 
 
 def base_answers(probes: list[Probe], settings: Settings) -> list[str]:
@@ -110,7 +134,68 @@ def kept_of_base(
     return {"same_answer": same, **retention(*models, chosen, [bases[i] for i in pairs])}
 
 
+def check_sees(model: Path) -> None:
+    """A folder of text alone is refused before it is loaded; a server or a hub's model says so itself."""
+    if not model.is_dir():
+        return
+    from assistant.eyes import is_llava
+    from assistant.loading import base_of_adapter, is_adapter
+
+    if not is_llava(base_of_adapter(model) if is_adapter(model) else model):
+        raise ValueError(f"{model} reads text alone; --images asks a model with eyes (scripts/make_llava.py)")
+
+
+def picture_questions(settings: Settings, data: Path) -> list[PictureProbe]:
+    questions = load_picture_probes(data)
+    try:
+        questions += stamp_probes(stamps()) if settings.stamps else []
+    except RuntimeError as error:
+        print(f"without the stamps: {error}", file=sys.stderr)
+    return even_part(questions, settings.image_probes)
+
+
+def kept_without_pictures(backend: Backend, settings: Settings) -> dict[str, float]:
+    """What is left of the base in chat without a picture; a third of the prompts unless all is asked."""
+    unrelated = [probe for probe in built_in_probes() if probe["kind"] == "unrelated"]
+    probes = unrelated[:: 3 if settings.image_probes else 1]
+    answers = ask(backend, probes, settings)
+    return kept_of_base(probes, answers, base_answers(probes, settings), settings)
+
+
+def score_images(settings: Settings, data: Path) -> None:
+    """The scorecard of a model with eyes; its identity is asked for when a name is known."""
+    check_sees(Path(settings.model))
+    named = settings.name or card_of(Path(settings.model)).get("name")
+    identity = identity_from(settings) if named else None
+    shares, probes = load_probe_shares(settings.probe), picture_questions(settings, data)
+    start = time.monotonic()
+    backend = open_backend(settings.model, settings.backend)
+    sampled = replace(settings, max_new_tokens=ANSWER_TOKENS)
+    answers = answer(backend, [probe.messages for probe in probes], sampled)
+    seconds, kept = {"answers": time.monotonic() - start}, {}
+    if settings.base:
+        start = time.monotonic()
+        kept = kept_without_pictures(backend, settings)
+        seconds["retention"] = time.monotonic() - start
+    card = score_pictures(
+        probes, answers, identity, probe_shares=shares, retention=kept, seconds=seconds,
+        model=settings.model, base=settings.base, backend=backend.label, data=str(data),
+    )  # fmt: skip
+    picture_report.save_pictures(card, settings.out)
+    finish(card, picture_report.markdown(card), settings)
+
+
+def finish(card: dict[str, Any], table: str, settings: Settings) -> None:
+    save_settings(settings.out, plain_values(settings))
+    print(table)
+    if not card["passed"]:
+        raise ThresholdMissed(f"below the thresholds: {'; '.join(card['failures'])}")
+
+
 def main(settings: Settings) -> None:
+    if settings.images:
+        score_images(settings, settings.images)
+        return
     identity = identity_from(settings)
     probes = load_probes(settings.probes) if settings.probes else built_in_probes()
     start = time.monotonic()
@@ -128,10 +213,7 @@ def main(settings: Settings) -> None:
         model=settings.model, base=settings.base, backend=backend.label,
     )  # fmt: skip
     scorecard.save(card, settings.out)
-    save_settings(settings.out, plain_values(settings))
-    print(scorecard.markdown(card))
-    if not card["passed"]:
-        raise ThresholdMissed(f"below the thresholds: {'; '.join(card['failures'])}")
+    finish(card, scorecard.markdown(card), settings)
 
 
 if __name__ == "__main__":
