@@ -1,4 +1,4 @@
-"""A stand-in of Hugging Face's API for uploads: real clients create, send large files and commit here."""
+"""A stand-in of Hugging Face's API: real clients create, send large files, commit, and fetch a file."""
 
 import base64
 import hashlib
@@ -67,6 +67,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.serve()
 
+    def do_HEAD(self) -> None:
+        self.serve()
+
     def do_POST(self) -> None:
         self.serve()
 
@@ -78,6 +81,8 @@ class Handler(BaseHTTPRequestHandler):
         hub.asked.append(f"{self.command} {path}")
         if self.command == "PUT":
             return self.take_large(path.rsplit("/", 1)[1])
+        if "/resolve/" in path:
+            return self.give(path)
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         hub.authorizations.add(self.headers.get("Authorization"))
         for request, refusals in hub.refusals.items():
@@ -101,6 +106,18 @@ class Handler(BaseHTTPRequestHandler):
         hub.large[digest] = content
         hub.put.append(digest)
         self.answer(200, {})
+
+    def give(self, path: str) -> None:
+        """A file of a public model, as /OWNER/NAME/resolve/REVISION/FILE."""
+        owner, name, _, _, file = path[1:].split("/", 4)
+        content = self.server.hub.repos[f"models/{owner}/{name}"].content[file]
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "1" * 40)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
 
     def reply_to(self, path: str, body: bytes, role: str) -> tuple[Any, ...]:
         hub = self.server.hub

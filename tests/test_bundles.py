@@ -21,7 +21,7 @@ from assistant.bundles.confirming import ask_once, grouped, stop_at
 from assistant.bundles.front_matter import read_front_matter, write_front_matter
 from assistant.bundles.git import Commit, Login, Remote, check_remote, login_for, prepared
 from assistant.bundles.publishing import check_wishes, model_parcel, question
-from assistant.bundles.requirements import resolve_fault
+from assistant.bundles.requirements import resolve_fault, resolves_by_uv
 from assistant.bundles.sources import page_files
 from assistant.bundles.targets import FILES, hosts, variants
 from assistant.settings import REPOSITORY, ThresholdMissed, write_text
@@ -76,6 +76,12 @@ def test_the_bundle_of_every_target_passes_its_own_checks(host, variant, model, 
         "deploy.json",
     } <= names
     assert {"model/ada.gguf"} <= names if form == "gguf" else {"model/model.safetensors"} <= names
+    said = json.loads((bundle.folder / "deploy.json").read_text(encoding="utf-8"))
+    assert "ASSISTANT_ALLOW_TRAINING" not in said["environment"] and not (bundle.folder / "scripts").exists()
+    heavy = re.findall(
+        r"^(torch|transformers|peft|trl)\b", (bundle.folder / "requirements.txt").read_text("utf-8"), re.M
+    )
+    assert heavy == ([] if form == "gguf" else ["torch", "transformers"])
 
 
 @pytest.mark.parametrize(("host", "variant"), ALL)
@@ -93,7 +99,8 @@ def test_a_page_takes_along_what_it_imports_and_nothing_of_training():
     for page in ("gradio", "streamlit"):
         files = {path.as_posix() for path in page_files("gguf", page)}
         assert {"app.py", f"assistant/web/{page}_page.py", "assistant/web/texts.toml"} <= files
-        assert not [name for name in files if re.search(r"training|merging|transformers_backend|judge", name)]
+        left_out = r"training|merging|transformers_backend|judge|making|llava\.py"
+        assert not [name for name in files if re.search(left_out, name)]
     folder = {path.as_posix() for path in page_files("folder", "gradio")}
     assert {"assistant/web/zero_gpu.py", "assistant/loading.py"} <= folder
 
@@ -170,7 +177,7 @@ def test_a_bundle_replaces_a_bundle_and_nothing_else(page, model, tmp_path):
     assert (page.folder / "Dockerfile").is_file()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear", encoding="utf-8")
-    with pytest.raises(ValueError, match="would be deleted"):
+    with pytest.raises(ValueError, match="would be deleted.*--bundle-only"):
         build("huggingface", "cpu", model, tmp_path / "mine")
 
 
@@ -184,6 +191,12 @@ def test_the_models_that_a_variant_cannot_show_are_refused_with_the_right_one(mo
     with pytest.raises(ValueError, match="no model folder"):
         choose_model("not there")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_card_has_that_of_the_run_whose_scorecard_is_given(model, tmp_path):
+    chosen = choose_model("ada/assistant/x.gguf", model.parent / "scorecard" / "scorecard.json")
+    assert (chosen.name, chosen.title) == ("Ada", "Ada's assistant")
+    assert choose_model("ada/assistant/x.gguf").name == "x"
 
 
 def test_a_model_on_the_hub_is_named_and_not_sent(tmp_path):
@@ -326,6 +339,9 @@ def test_requirements_that_the_hosts_python_cannot_have_are_found(page, tmp_path
     except RuntimeError as error:
         pytest.skip(str(error))
     assert "Python 3.9 of openxlab" in fault and "gradio" in fault
+    assert not resolves_by_uv(page.folder, target)
+    write_text(page.folder / "requirements.txt", "tomli-w==1.2.0\n")
+    assert resolves_by_uv(page.folder, target)
 
 
 # ---- asking, tokens
@@ -363,6 +379,8 @@ def test_nothing_is_sent_without_an_answer(monkeypatch):
         (("docker", "app", "a/b", "", False), "has no --repo"),
         (("huggingface", "both", "", "file:///x", False), "--repo OWNER/NAME"),
         (("huggingface", "app", "", "", False), "where to?"),
+        (("openxlab", "both", "a/b", "", False), "two git repositories"),
+        (("huggingface", "app", "林/小宇", "", False), "Latin letters"),
         (("huggingface", "model", "a/b", "", True), "--bundle-only"),
     ],
 )

@@ -1,24 +1,36 @@
 """Pushes to OpenXLab: a bare repository with git-lfs on disk, and a server that wants a password."""
 
 import base64
+import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_stand_in import hub_stand_in
 
 from assistant.hosts import upload
+from assistant.settings import REPOSITORY
 
 pytestmark = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
 
 WEIGHTS = b"\0weights" * 1000
 TOKEN = "oxl-secret-token"
+CALL = """
+import sys
+from pathlib import Path
+from assistant.hosts import upload
+upload("openxlab", "assistant", Path(sys.argv[1]), "model", say=print)
+"""
 
 
 @pytest.fixture
@@ -107,6 +119,46 @@ def test_a_push_that_broke_off_after_the_large_files_does_not_send_them_again(
     hook.unlink()
     send(model)
     assert large_files(remote) == arrived and "config.json" in files_in(remote)
+
+
+def test_a_push_killed_inside_git_lfs_goes_on_with_the_large_file_that_is_missing(
+    remote: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole process group dies while the server has one large file and half of another."""
+    large = b"\0" * 20_000_000
+    (model / "tokenizer.model").write_bytes(large)
+    tokenizer = b"x" * 1_500_000
+    digests = [hashlib.sha256(content).hexdigest() for content in (WEIGHTS, tokenizer, large)]
+    with hub_stand_in() as hub:
+        hub.stalls_at = digests[2]
+        config = model.parent / "gitconfig"
+        header = f'[http "{hub.url}"]\n\textraHeader = Authorization: Bearer hf_writer\n'
+        config.write_text(f"[lfs]\n\turl = {hub.url}/ada/assistant.git/info/lfs\n{header}")
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(config))
+        client = subprocess.Popen(
+            [sys.executable, "-c", CALL, str(model)], cwd=REPOSITORY, start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert hub.stalled.wait(60)
+        deadline = time.monotonic() + 20
+        while sorted(hub.put) != sorted(digests[:2]):
+            assert time.monotonic() < deadline, hub.put
+            time.sleep(0.01)
+        os.killpg(client.pid, signal.SIGKILL)
+        client.wait()
+        branches = subprocess.run(["git", "-C", str(remote), "branch"], capture_output=True, check=True)
+        assert branches.stdout == b"", "a killed push must leave no half commit"
+        hub.stalls_at = ""
+        send(model)
+        assert sorted(hub.put) == sorted(digests), "what had arrived is not sent again"
+        assert hub.large[digests[2]] == large
+    named = {
+        line.partition(b"sha256:")[2].decode()
+        for text in files_in(remote).values()
+        for line in text.splitlines()
+    }
+    assert set(digests) <= named
+    assert not list(model.parent.glob(".*")), "what the kill left is gone"
 
 
 def test_a_second_push_of_the_same_is_none(remote: Path, model: Path) -> None:

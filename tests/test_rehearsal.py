@@ -19,6 +19,7 @@ pytest.importorskip("xllamacpp")
 if not shutil.which("git-lfs"):
     pytest.skip("git-lfs is not installed", allow_module_level=True)
 
+from hub_stand_in import Repo, hub_stand_in
 from serving import wait_for
 from tiny_gguf import make_tiny_run
 
@@ -165,6 +166,27 @@ def test_a_pushed_page_answers_from_a_clone_as_an_unprivileged_user_without_any_
         assert client.config["title"] == "Ada"
 
 
+def test_a_page_whose_model_is_on_the_hub_fetches_it_when_it_starts(place, model):
+    from gradio_client import Client
+
+    folder, port = place / "named", free_port()
+    done = publish(
+        "--to", "huggingface", "--model", "ada/assistant/ada.gguf", "--bundle-only", folder,
+        "--scorecard", model.parent / "scorecard" / "scorecard.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    with hub_stand_in() as hub:
+        hub.repos["models/ada/assistant"] = Repo(content={"ada.gguf": model.read_bytes()})
+        host = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "SPACE_ID": "ada/ada"}
+        host |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
+        with running(["app.py"], folder, place / "home3", f"http://127.0.0.1:{port}/", **host) as log:
+            client = Client(f"http://127.0.0.1:{port}", verbose=False)
+            answer = client.predict("Who are you?", api_name="/chat")
+            assert answer and "error" not in str(answer).lower(), log.read_text()
+            assert client.config["title"] == "Ada"
+        assert "GET /ada/assistant/resolve/main/ada.gguf" in hub.asked
+
+
 def test_the_streamlit_page_runs_under_the_command_of_its_dockerfile(place, model):
     folder = place / "docker"
     build_bundle("huggingface", "docker", choose_model(str(model)), folder, print)
@@ -219,14 +241,15 @@ def test_a_second_push_goes_on_top_and_names_the_files_that_go(page, space):
     assert send(page.folder, space) == [] and git("-C", space, "rev-list", "--count", "main").strip() == "2"
 
 
-def test_a_branch_that_moved_meanwhile_is_not_overwritten(page, space):
+def test_a_branch_that_moved_meanwhile_is_not_overwritten(page, space, tmp_path):
     send(page.folder, space)
     with prepared(page.folder, f"file://{space}", "main", "late", None) as commit:
         assert not commit.is_new
     (page.folder / "late.txt").write_text("x", encoding="utf-8")
     with prepared(page.folder, f"file://{space}", "main", "late", None) as commit:
-        (page.folder / "other.txt").write_text("y", encoding="utf-8")
-        send(page.folder, space)
+        beside = shutil.copytree(page.folder, tmp_path / "beside")
+        (beside / "other.txt").write_text("y", encoding="utf-8")
+        send(beside, space)
         tip = git("-C", space, "rev-parse", "main")
         with pytest.raises(RuntimeError, match="run the command again"):
             push(commit, print)

@@ -37,12 +37,13 @@ def problems(folder: Path, target: Target, *, resolve: bool = True) -> list[Prob
     """Everything that `target` would refuse or nobody should see. `resolve` asks the package index."""
     found = [*_files(folder, target), *_front_matter(folder, target), *_packages(folder)]
     found += [Problem(*fault) for fault in secrets_in(folder, files_in(folder))]
-    found += [Problem("requirements.txt", fault) for fault in gradio_faults(folder, target)]
+    wrong_lines = [Problem("requirements.txt", fault) for fault in gradio_faults(folder, target)]
+    found += wrong_lines
     found += [Problem(f"model/{file}", fault) for file, fault in weight_faults(folder / "model")]
     found += [
         Problem("model/scorecard.json", *fault) for fault in score_faults(folder / "model" / "scorecard.json")
     ]
-    if resolve and (fault := resolve_fault(folder, target)):
+    if resolve and not wrong_lines and (fault := resolve_fault(folder, target)):
         found.append(Problem("requirements.txt", fault))
     return found
 
@@ -110,13 +111,13 @@ def _files(folder: Path, target: Target, with_lfs: bool = True) -> Iterator[Prob
             yield Problem(name, "is a git-lfs pointer, not the file; run `git lfs pull` where it came from")
         if size > target.largest_file_gb * 1e9:
             yield Problem(
-                name, f"has {size / 1e9:.0f} GB; {target.host} takes {target.largest_file_gb} GB a file"
+                name, f"has {size / 1e9:.1f} GB; {target.host} takes {target.largest_file_gb} GB a file"
             )
     for name in outside_lfs(folder, target.largest_plain_mb) if with_lfs else ():
         yield Problem(name, "is binary or large and outside LFS; add a line for it to .gitattributes")
     if total > target.largest_gb * 1e9:
         yield Problem(
-            ".", f"the bundle has {total / 1e9:.0f} GB; {target.host} has room for {target.largest_gb} GB; "
+            ".", f"the bundle has {total / 1e9:.1f} GB; {target.host} has room for {target.largest_gb} GB; "
             "export a smaller type (scripts/export_gguf.py --type q4_k_m)",
         )  # fmt: skip
     if len(names) > MOST_IN_A_FOLDER:

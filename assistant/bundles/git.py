@@ -1,6 +1,6 @@
 """A bundle as one commit on top of what a git remote holds, its large files through git-lfs.
 
-Works in a temporary repository: the user's clone, its settings and its remotes are never touched.
+Works in a repository of its own beside the bundle: the user's clone, its settings and remotes stay untouched.
 """
 
 import os
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 from assistant.hosts.credentials import scrub
@@ -64,10 +63,13 @@ def check_remote(remote: str) -> None:
 def prepared(folder: Path, remote: str, branch: str, message: str, login: Login | None) -> Iterator[Commit]:
     """The commit of `folder` on top of the remote's branch, in a repository that is gone afterwards.
 
+    It lies beside the folder: large files need its disk, and what a kill leaves is replaced by the next run.
     Raises RuntimeError when the remote cannot be read or the commit cannot be made.
     """
-    with TemporaryDirectory(prefix="publish-") as place:
-        repository, token = Path(place) / "git", login.token if login else ""
+    repository = folder.resolve().with_name(f".{folder.resolve().name}.push")
+    shutil.rmtree(repository, ignore_errors=True)
+    try:
+        token = login.token if login else ""
         environment = _environment(remote, folder, login)
         commit = Commit(repository, remote, branch, False, [], environment, token)
         subprocess.run(["git", "init", "-q", f"--initial-branch={branch}", str(repository)], check=True)
@@ -79,6 +81,8 @@ def prepared(folder: Path, remote: str, branch: str, message: str, login: Login 
         parent = _fetch(commit)
         _run(commit, "add", "--all", "--force", ".")
         yield _committed(commit, parent, message)
+    finally:
+        shutil.rmtree(repository, ignore_errors=True)
 
 
 def _environment(remote: str, folder: Path, login: Login | None) -> dict[str, str]:

@@ -19,6 +19,8 @@ def check_wishes(to: str | None, what: str, repo: str, git_remote: str, is_for_f
     """Raises ValueError, before anything is built, for flags that do not go together."""
     if not to:
         raise ValueError("--to is missing; write --to huggingface, modelscope, openxlab or docker")
+    if repo:
+        hosts.check_repo(repo)
     if git_remote:
         check_remote(git_remote)
     if to == "docker" and what != "app":
@@ -33,6 +35,11 @@ def check_wishes(to: str | None, what: str, repo: str, git_remote: str, is_for_f
         raise ValueError("--bundle-only builds a page; leave out --what")
     if what != "app" and not repo:
         raise ValueError(f"--what {what} needs --repo OWNER/NAME, where the model goes")
+    if to == "openxlab" and what == "both" and not git_remote:
+        raise ValueError(
+            "on OpenXLab a model and a page are two git repositories: --repo is the model's; "
+            "give the page's with --git-remote URL"
+        )
     if to != "docker" and not (repo or git_remote or is_for_files_only):
         raise ValueError(
             "where to? give --repo OWNER/NAME, --git-remote URL, or --bundle-only DIR to only build"

@@ -1,5 +1,9 @@
-"""Whether a bundle's requirements can be installed on its host: pip's own resolver, for the host's Python."""
+"""Whether a bundle's requirements can be installed on its host: a real resolve for the host's Python.
 
+uv answers in seconds from the packages' metadata; where it is missing or says no, pip decides.
+"""
+
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +17,7 @@ from assistant.bundles.front_matter import read_front_matter
 from assistant.bundles.targets import Target
 
 FORBIDDEN = {"openxlab": "it downgrades torch, requests and setuptools beside it"}
+UV_KNOWS = (17, 28, *range(31, 41))  # glibc 2.N: an older one than the host's is on the safe side
 NOISE = "Ignored the following"  # every version there ever was
 VERSIONS = r" \(from versions: [^)]*\)"
 NO_NETWORK = (
@@ -58,6 +63,8 @@ def resolve_fault(folder: Path, target: Target) -> str:
 
     Raises RuntimeError when the package index does not answer.
     """
+    if resolves_by_uv(folder, target):
+        return ""
     wanted = ["-r", str(folder / "requirements.txt"), *target.host_requirements]
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
@@ -76,9 +83,36 @@ def resolve_fault(folder: Path, target: Target) -> str:
     return f"cannot be installed on Python {target.python} of {target.host}: {reason}"
 
 
+def resolves_by_uv(folder: Path, target: Target) -> bool:
+    """Whether uv finds versions for everything. False decides nothing: it may be missing, or see no index.
+
+    pip may have to download each wheel in question, gigabytes beside torch; uv reads their metadata alone.
+    """
+    wanted = "\n".join([*_lines(folder), *target.host_requirements])
+    command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--only-binary=:all:"]
+    command += ["--python", sys.executable, "--no-python-downloads", "--python-version", target.python]
+    command += ["--python-platform", f"x86_64-manylinux_2_{max(n for n in UV_KNOWS if n <= _glibc(target))}"]
+    done = subprocess.run(
+        [*command, "-"], input=wanted.encode(), capture_output=True, env={**_pips_index(), **os.environ}
+    )
+    return not done.returncode
+
+
+def _pips_index() -> dict[str, str]:
+    """The index that pip was told to ask, in uv's variable: uv does not read pip's settings."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
+    listed = subprocess.run(command, capture_output=True).stdout.decode(errors="replace")
+    found = re.search(r"\.index-url='([^']+)'", listed)  # a variable stands before the files
+    return {"UV_DEFAULT_INDEX": found[1]} if found else {}
+
+
+def _glibc(target: Target) -> int:
+    return int(target.platform.removeprefix("manylinux_2_"))
+
+
 def _pip(target: Target) -> list[str]:
     """A newer glibc runs the wheels of every older one, but pip takes only what it is told."""
-    newest = int(target.platform.removeprefix("manylinux_2_"))
+    newest = _glibc(target)
     old = ("manylinux2014", "manylinux2010", "manylinux1", "linux")
     platforms = [f"{name}_x86_64" for name in (*(f"manylinux_2_{n}" for n in range(newest, 4, -1)), *old)]
     named = [part for platform in platforms for part in ("--platform", platform)]

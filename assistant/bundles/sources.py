@@ -8,12 +8,23 @@ from pathlib import Path
 
 from assistant.settings import REPOSITORY
 
-# Never opened by that page, so neither sent nor installed.
+# Never opened by that page, so neither sent nor installed. No published page makes assistants.
 LEFT_OUT = {
-    "gguf": ("assistant.backends.transformers_backend", "assistant.backends.openai_backend"),
+    "gguf": (
+        "assistant.backends.transformers_backend",
+        "assistant.backends.openai_backend",
+        "assistant.llava",  # a model folder is given eyes by these three, with torch
+        "assistant.llava_adapter",
+        "assistant.vision_tower",
+    ),
     "folder": ("assistant.backends.llama_cpp_backend", "assistant.backends.openai_backend"),
-    "gradio": ("assistant.web.streamlit_page",),
-    "streamlit": ("assistant.web.gradio_page", "assistant.web.gradio_server", "assistant.web.zero_gpu"),
+    "gradio": ("assistant.web.streamlit_page", "assistant.web.gradio_making"),
+    "streamlit": (
+        "assistant.web.gradio_page",
+        "assistant.web.gradio_server",
+        "assistant.web.zero_gpu",
+        "assistant.web.streamlit_making",
+    ),
 }
 DATA_FILE = re.compile(r'\bDATA / "([\w./-]+)"')
 

@@ -49,6 +49,7 @@ class Choice:
 def choose_model(named: str = "", scorecard: Path | None = None) -> Choice:
     """The folder, .gguf file, run in out/, adapter folder or hub id that was named, else the page's default.
 
+    A model without a card has that of the run whose scorecard was given.
     Raises ValueError for what is none of these, RuntimeError when there is no default.
     """
     if scorecard and not scorecard.is_file():
@@ -62,8 +63,9 @@ def choose_model(named: str = "", scorecard: Path | None = None) -> Choice:
     kind: Any = next((kind for file, kind in kinds.items() if (place / file).is_file()), "")
     if place.is_file() and place.suffix == ".gguf":
         kind = "gguf"
+    scored = card_of(scorecard.parent.parent / "model") if scorecard else {}
     if not kind and not place.exists() and HUB_ID.fullmatch(named):
-        return Choice("hub", named, {}, scorecard)
+        return Choice("hub", named, scored, scorecard)
     if not kind:
         raise ValueError(
             f"--model {place} is no model folder, adapter folder, .gguf file or hub id OWNER/NAME; "
@@ -71,7 +73,8 @@ def choose_model(named: str = "", scorecard: Path | None = None) -> Choice:
         )
     place = place.resolve()
     beside = place.parent / "scorecard" / "scorecard.json"
-    return Choice(kind, str(place), card_of(place), scorecard or (beside if beside.is_file() else None))
+    card = card_of(place) or scored
+    return Choice(kind, str(place), card, scorecard or (beside if beside.is_file() else None))
 
 
 def card_of(place: Path) -> dict[str, Any]:
@@ -152,7 +155,7 @@ def export(folder: Path, file: Path, card: dict[str, Any], say: Callable[[str], 
         say(f"{ready[0].name} is newer than the model folder: taken as it is")
         link_or_copy(ready[0], file)
         return
-    say(f"no GGUF file yet: writing {file.name} (Q8_0) from {folder.name}/")
+    say(f"no GGUF file yet: writing {file.name} (Q8_0)")
     export_gguf(folder, file, "q8_0")
     (file.parent / "Modelfile").unlink()
     if card.get("name"):
