@@ -3,6 +3,7 @@
 ASSISTANT_MODEL is a folder, a .gguf file, a hub id or http…/v1; ASSISTANT_LANG (en, zh) fixes the language.
 ASSISTANT_LOGIN=user:password asks for a login, ASSISTANT_API_KEY guards /v1 (OpenAI's API, docs/api.md);
 ASSISTANT_PER_MINUTE and ASSISTANT_MOST_WAITING limit questions.
+ASSISTANT_ALLOW_TRAINING (0, 1): whether a visitor may make assistants; else where only this machine can.
 """
 
 import json
@@ -50,9 +51,10 @@ def open_engine() -> "Access":
     from assistant.web.guard import access_from
     from assistant.web.line import Line
 
-    use_deploy_file()
+    name = use_deploy_file()
     access = access_from(os.environ)
     the_engine().line = Line(access.most_waiting, access.per_minute)
+    the_engine().name = name or the_engine().name
     return access
 
 
@@ -66,16 +68,21 @@ def deployed_model(said: dict[str, str]) -> str:
     return str(beside if beside.exists() else said["model"])
 
 
-def use_deploy_file() -> None:
-    """What a published page uses (deploy.json, by scripts/publish.py) unless its environment says else."""
+def use_deploy_file() -> str:
+    """What a published page uses (deploy.json, by scripts/publish.py) unless its environment says else.
+
+    Returns the name of its assistant, which a model fetched from a hub does not tell; empty without the file.
+    """
     file = Path(__file__).resolve().with_name("deploy.json")
     if not file.is_file():
-        return
+        return ""
     said = json.loads(file.read_text(encoding="utf-8"))
-    if not os.environ.get("ASSISTANT_MODEL", "").strip():
-        os.environ["ASSISTANT_MODEL"] = deployed_model(said)
     for name, value in said["environment"].items():
         os.environ.setdefault(name, value)
+    if os.environ.get("ASSISTANT_MODEL", "").strip():
+        return ""
+    os.environ["ASSISTANT_MODEL"] = deployed_model(said)
+    return str(said["name"])
 
 
 def streamlit_settings() -> dict[str, Any]:

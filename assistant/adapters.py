@@ -18,15 +18,11 @@ from assistant.folders import read_json, write_json
 from assistant.internlm2 import FUSED, SPLIT, heads_of, join_wqkv, llama_module, split_wqkv, tensor_shapes
 from assistant.loading import base_of_adapter, is_adapter
 from assistant.settings import check_replaceable, load_settings, save_settings
+from assistant.strength import beyond_lora
 from assistant.tensors import tensors_in
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 HALF = re.compile(r"(?:base_model\.model\.)?(.+)\.lora_([AB])(?:\.default)?\.weight")
-MORE_THAN_LORA = (
-    "use_dora", "lora_bias", "modules_to_save", "trainable_token_indices", "target_parameters", "use_qalora",
-    "layer_replication", "alora_invocation_tokens", "use_bdlora", "arrow_config", "kasa_config",
-)  # fmt: skip
-CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # initial weights taken out of the base's
 
 
 @dataclass(frozen=True)
@@ -149,12 +145,7 @@ def read_adapter(folder: Path) -> Adapter:
         known = "adapter folder (adapter_config.json), .pth file or DeepSpeed folder"
         raise ValueError(f"{folder} is no {known}")
     config = read_json(folder / "adapter_config.json")
-    first = str(config.get("init_lora_weights")).lower()
-    more = [key for key in MORE_THAN_LORA if config.get(key)]
-    more += ["bias"] if config.get("bias") not in (None, "none") else []
-    more += ["init_lora_weights"] if first.startswith(CHANGES_BASE) else []
-    more += ["peft_type"] if config.get("peft_type") != "LORA" else []
-    if more:
+    if more := beyond_lora(config):
         way = "only plain LoRA can be converted exactly, so merge it where it was made"
         raise ValueError(f"{folder}: adapter_config.json has {more[0]}: {config.get(more[0])!r}; {way}")
     files = [folder / name for name in FILES if (folder / name).is_file()]

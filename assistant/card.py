@@ -8,7 +8,7 @@ from typing import Any
 
 from assistant.settings import DATA, load_toml, near_names
 
-LONGEST_NAME = 80
+LONGEST_NAME, LONGEST_FACT = 80, 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,9 @@ class Card:
             check_name(self.owner, "owner")
         for language, name in self.names.items():
             check_name(name, f"names.{language}")
+        for language, facts in self.facts.items():
+            for fact in facts:
+                check_name(fact, f"facts.{language}", LONGEST_FACT)
         for language in self.languages:
             if language not in known_languages():
                 raise ValueError(
@@ -40,12 +43,12 @@ class Card:
         return self.names.get(language, self.name)
 
 
-def check_name(name: str, field: str) -> None:
-    """Raises ValueError, saying what is wrong, for a name that would break the data or the chat format."""
+def check_name(name: str, field: str, longest: int = LONGEST_NAME) -> None:
+    """Raises ValueError, saying what is wrong, for a text that would break the data or the chat format."""
     if not isinstance(name, str) or not name.strip():
         raise ValueError(f"{field} is empty; give a name, for example --name Ada")
-    if len(name) > LONGEST_NAME:
-        raise ValueError(f"{field} has {len(name)} characters; at most {LONGEST_NAME} fit a short answer")
+    if len(name) > longest:
+        raise ValueError(f"{field} has {len(name)} characters; at most {longest} fit a short answer")
     if any(unicodedata.category(character) in ("Cc", "Co", "Cs", "Cn", "Zl", "Zp") for character in name):
         raise ValueError(
             f"{field} {name!r} holds a line break or control character; use one line of plain text"

@@ -36,6 +36,17 @@ class Eyes:
             read = list(pool.map(lambda image: self._pixels_of(image, pad), images))
         return torch.cat(read)
 
+    def seen(self, image: str) -> Any:
+        """The square that the tower is shown, as a PIL picture. Raises ValueError as pixels() does."""
+        from PIL import Image
+
+        spread, mean = (
+            torch.tensor(numbers)[:, None, None]
+            for numbers in (self.processor.image_std, self.processor.image_mean)
+        )
+        colours = ((self.pixels([image])[0] * spread + mean) * 255).round().clamp(0, 255)
+        return Image.fromarray(colours.byte().permute(1, 2, 0).numpy())
+
     def _pixels_of(self, image: str, pad: bool) -> torch.Tensor:
         read: torch.Tensor = self.processor(open_image(image), do_pad=pad, return_tensors="pt")[
             "pixel_values"

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from assistant.backends import Sampling, open_backend
-from assistant.card import Card
+from assistant.card import Card, load_card
 from assistant.conversations import user
 from assistant.settings import REPOSITORY, SETTINGS_FILE, load_settings, run_command, slug, write_text
 
@@ -30,6 +30,8 @@ class Settings:
     base: str = "smollm2-135m-instruct"
     """A catalog name or a model folder."""
     recipe: str = "identity_lora"
+    card: Path | None = None
+    """An identity card in TOML with what a name does not say: role, languages, names, facts."""
 
 
 def run_stage(script: str, done: Path, *arguments: object) -> None:
@@ -39,10 +41,27 @@ def run_stage(script: str, done: Path, *arguments: object) -> None:
         return
     start = time.monotonic()
     command = [sys.executable, str(REPOSITORY / "scripts" / script), *map(str, arguments)]
-    code = subprocess.run(command, check=False).returncode
+    code = code_of(subprocess.Popen(command))
     if code not in (0, 1):
         sys.exit(code)
     print(f"{script}: {time.monotonic() - start:.0f} s", file=sys.stderr)
+
+
+def code_of(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. A Ctrl-C reaches the stage too, which saves what it has: its end is waited for."""
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+
+
+def check_card(settings: Settings, data: Path) -> None:
+    """Raises ValueError for a bad card, and for another one than the data was made with."""
+    card = load_card(settings.card) if settings.card else None
+    made = load_card(data / "card.toml") if (data / SETTINGS_FILE).is_file() else None
+    if card and made and card.facts != made.facts:
+        raise ValueError(f"{data.parent} was made with other facts; delete the folder or give the same card")
 
 
 def before_and_after(base: Path, model: Path, kept: Path) -> Table:
@@ -68,11 +87,13 @@ def main(settings: Settings) -> None:
     owner = load_settings(out / "data").get("owner", "") if (out / "data").is_dir() else settings.owner
     if owner != settings.owner:
         raise ValueError(f"{out} was made with --owner {owner!r}; delete the folder or give the same owner")
+    check_card(settings, out / "data")
     if base.name == settings.base:
         run_stage("fetch_model.py", base / SETTINGS_FILE, settings.base)
     data, adapter, model, card = (out / part for part in ("data", "adapter", "model", "scorecard"))
     title = load_settings(base).get("title", base.name)
-    named = ("--name", settings.name, *(("--owner", settings.owner) if settings.owner else ()))
+    named = [f"--name={settings.name}"] + ([f"--owner={settings.owner}"] if settings.owner else [])
+    named += [f"--card={settings.card}"] if settings.card else []
     run_stage("gen_identity_data.py", data / SETTINGS_FILE, *named, "--base", title, "--out", data)
     run_stage(
         "train.py", adapter / SETTINGS_FILE, "--recipe", settings.recipe, "--model", base, "--data", data,

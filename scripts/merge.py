@@ -6,6 +6,9 @@ Run: python scripts/merge.py --adapter out/ada/adapter --out out/ada/model
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from assistant.judge import identity_of, judge_identity
 from assistant.loading import is_adapter
@@ -22,7 +25,7 @@ class Settings:
     """The folder that train.py wrote."""
     out: Path
     """Where the merged model goes, for example out/ada/model."""
-    scale: float = 1.0
+    scale: Annotated[float, tyro.conf.arg(aliases=["--strength"])] = 1.0
     """Strength of the adapter: 0 is the base, 1 as trained."""
 
 

@@ -25,8 +25,8 @@ Face = Literal["gradio", "streamlit"]
 
 
 @contextmanager
-def serving(face: Face, folder: Path, **environment: str) -> Iterator[str]:
-    """The address of the page, once /health answers."""
+def serving(face: Face, folder: Path, root: Path = REPOSITORY, **environment: str) -> Iterator[str]:
+    """The address of the page, once /health answers; `root` is the project that it runs."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -37,11 +37,12 @@ def serving(face: Face, folder: Path, **environment: str) -> Iterator[str]:
         "GRADIO_SERVER_PORT": port,
         "GRADIO_TEMP_DIR": str(folder),
         "ASSISTANT_DATA": str(folder),
+        "PYTHONPATH": str(root),
     }
     log = folder / f"{face}.log"
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=out, stderr=out, env=os.environ | own | environment
+            command, cwd=root, stdout=out, stderr=out, env=os.environ | own | environment
         )
     url = f"http://127.0.0.1:{port}"
     try:

@@ -56,7 +56,7 @@ class Quick:
 def opened(monkeypatch, backend, line: Line | None = None, delay_s: float = 0) -> Iterator[Engine]:
     """An engine whose model loads `delay_s` and is `backend`."""
 
-    def load(model: str):
+    def load(model: str, **shared: object):
         time.sleep(delay_s)
         return backend
 

@@ -393,8 +393,8 @@ def test_an_assistant_knows_its_base_and_its_scorecard(root):
 class Loads:
     """An engine that only remembers its model."""
 
-    def __init__(self, model: str, line: object = None) -> None:
-        self.model, self.line, self.status, self.name = model, line, "ready", model
+    def __init__(self, model: str, line: object = None, shared: object = None) -> None:
+        self.model, self.line, self.shared, self.status, self.name = model, line, shared, "ready", model
 
 
 def test_engines_of_the_models_used_last_stay_and_a_path_from_outside_opens_nothing(root, monkeypatch):

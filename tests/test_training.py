@@ -281,6 +281,7 @@ def test_a_run_leaves_the_adapter_its_log_its_curve_and_its_settings(adapter):
         "adapter_model.safetensors",
         "adapter_config.json",
         "watch.jsonl",
+        "history.jsonl",
         "curve.png",
         "settings.toml",
     }

@@ -5,16 +5,18 @@ Knows no engine: each one is a file here, imported only when it is opened.
 
 import os
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar, cast
+from weakref import WeakValueDictionary
 
 from assistant.conversations import Message
 from assistant.settings import REPOSITORY
 
 LEAST_ANSWER = 64  # tokens of the context that are always left for the answer
 Kind = Literal["auto", "transformers", "openai", "llama_cpp"]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Sampling:
     """0 is greedy: the same question gets the same answer."""
     top_p: float = 0.9
     seed: int | None = None
+    strength: float = 1.0
+    """Of a LoRA adapter: 0 is its base, 1 as trained. Other models have none and do not look at it."""
 
 
 class Notice(str):
@@ -96,6 +100,21 @@ class Backend(Protocol):
         ...
 
 
+class Shared:
+    """What several backends hold together, such as a base: made once, gone with its last user."""
+
+    def __init__(self) -> None:
+        self._kept: WeakValueDictionary[Any, Any] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        with self._lock:
+            found = self._kept.get(key)
+            if found is None:
+                self._kept[key] = found = make()
+            return cast(Made, found)
+
+
 def fit(
     encode: Callable[[list[Message]], list[int]], messages: list[Message], context: int, max_new_tokens: int
 ) -> tuple[list[int], int]:
@@ -118,10 +137,11 @@ def without_oldest(messages: list[Message], count: int) -> list[Message]:
     return messages[:has_system] + messages[has_system + count :]
 
 
-def open_backend(model: str, kind: Kind = "auto") -> Backend:
+def open_backend(model: str, kind: Kind = "auto", shared: Shared | None = None) -> Backend:
     """An http…/v1 address (`#name`: one of its models), a .gguf file, a model or adapter folder, a hub id.
 
-    Raises ValueError for what is none of these, RuntimeError when the engine is not installed.
+    Adapters that are opened with the same `shared` have one base in memory. Raises ValueError for what is
+    none of these, RuntimeError when the engine is not installed.
     """
     is_address = model.startswith(("http://", "https://"))
     if kind == "openai" and not is_address:
@@ -136,10 +156,10 @@ def open_backend(model: str, kind: Kind = "auto") -> Backend:
         return LlamaCppBackend(model)
     if kind == "llama_cpp":
         raise ValueError(f"{model} is no .gguf file; make one with scripts/export_gguf.py")
-    return _open_transformers(model)
+    return _open_transformers(model, shared)
 
 
-def _open_transformers(model: str) -> Backend:
+def _open_transformers(model: str, shared: Shared | None) -> Backend:
     try:
         from assistant.backends.transformers_backend import TransformersBackend
     except ModuleNotFoundError as error:
@@ -147,7 +167,7 @@ def _open_transformers(model: str) -> Backend:
             f"{model} needs {error.name}, which is not installed; run: pip install -e '.[train]', "
             "or give the http…/v1 address of a server"
         ) from None
-    return TransformersBackend(model)
+    return TransformersBackend(model, shared)
 
 
 def default_model(root: Path = REPOSITORY) -> str:

@@ -1,37 +1,81 @@
-"""A model folder spoken by transformers in this process: one answer at a time, first come, first served."""
+"""A model folder spoken by transformers in this process: one answer at a time, first come, first served.
+
+Adapters of one base take their turns on it: who answers, and how strongly, is set in the turn.
+"""
 
 import threading
+import weakref
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
-from assistant.backends import Counts, Notice, Sampling, fit, without_oldest
+from assistant.backends import Counts, Notice, Sampling, Shared, fit, without_oldest
 from assistant.backends.pump import Turns
 from assistant.conversations import Message, images_of
-from assistant.loading import encode_text, generate_batch, load_chat_model
+from assistant.eyes import is_llava
+from assistant.identities import Identities
+from assistant.loading import (
+    ChatModel,
+    base_of_adapter,
+    encode_text,
+    generate_batch,
+    load_chat_model,
+    quantization_of,
+)
+from assistant.quick_linear import quicken
+from assistant.strength import check_strength, has_strength
 
 HALF_CHARACTER = "\ufffd"
 LONGEST_CHARACTER = 6  # tokens; a tail that stays broken for longer is not a character in the making
 
 
+class Speaker:
+    """A base in memory and the turns of those who speak through it."""
+
+    def __init__(self, chat: ChatModel) -> None:
+        self.identities = Identities(chat)
+        self.turns = Turns()
+        self.encoding = threading.Lock()  # a fast tokenizer must not be set up by two threads at once
+
+
 class TransformersBackend:
     """Raises ValueError from loading when `model` is no model folder, adapter folder or hub id."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, shared: Shared | None = None) -> None:
         self.label = f"transformers: {model}"
-        self._chat = load_chat_model(model)
-        self._turns = Turns()
-        self._encoding = threading.Lock()  # a fast tokenizer must not be set up by two threads at once
+        self.has_strength = has_strength(model)
+        self._speaker = _speaker_of(Path(model), self.has_strength, shared or Shared())
+        self._turns, self._encoding = self._speaker.turns, self._speaker.encoding
+        self._identities = self._speaker.identities
+        self._chat = replace(self._identities.chat, path=Path(model))
+        self._key = self._take_in(Path(model)) if self.has_strength else None
+
+    def _take_in(self, adapter: Path) -> str:
+        with self._turns.take():
+            key = self._identities.add(adapter)
+        weakref.finalize(self, self._identities.leave, key)
+        return key
 
     @property
     def context(self) -> int:
         """Tokens that question and answer may fill together."""
         config = self._chat.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", 0) or 2048)
+
+    @property
+    def sees(self) -> bool:
+        return self._chat.eyes is not None
+
+    def seen(self, image: str) -> Any:
+        """A picture as the model is shown it, for a model that sees; see Eyes.seen."""
+        assert self._chat.eyes is not None
+        return self._chat.eyes.seen(image)
 
     def count_prompt(self, messages: list[Message]) -> int:
         return len(self._encode(messages))
@@ -43,6 +87,7 @@ class TransformersBackend:
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
     ) -> Generator[str, None, None]:
+        check_strength(sampling.strength)
         return self._turns.stream(partial(self._generate, messages, sampling), stop)
 
     def answer_all(
@@ -51,7 +96,8 @@ class TransformersBackend:
         sampling: Sampling,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
-        with self._turns.take():
+        check_strength(sampling.strength)
+        with self._turns.take(), self._identities.speaking(self._key, sampling.strength):
             self._seed(sampling)
             return generate_batch(
                 self._chat,
@@ -75,7 +121,7 @@ class TransformersBackend:
         self._seed(sampling)
         prompt = torch.tensor([ids], device=self._chat.model.device)
         pixels = self._chat.pixels(images_of(without_oldest(messages, dropped)))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._identities.speaking(self._key, sampling.strength):
             output = self._chat.model.generate(
                 input_ids=prompt,
                 attention_mask=torch.ones_like(prompt),
@@ -100,6 +146,23 @@ class TransformersBackend:
     def _seed(self, sampling: Sampling) -> None:
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
+
+
+def _speaker_of(model: Path, is_lora: bool, shared: Shared) -> Speaker:
+    """The base of a LoRA adapter, which others may speak through too; any other model by itself."""
+    folder, quantization = (base_of_adapter(model), quantization_of(model)) if is_lora else (model, {})
+    files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
+    stamps = tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
+    is_quick = is_llava(folder) and not is_lora  # an adapter could not be put on quickened layers
+    place = str(folder.resolve() if folder.is_dir() else folder)
+
+    def load() -> Speaker:
+        chat = load_chat_model(folder, quantization=quantization)
+        if is_quick:
+            quicken(chat.model)
+        return Speaker(chat)
+
+    return shared.get((place, stamps, repr(quantization), is_quick), load)
 
 
 def _sampling_arguments(sampling: Sampling) -> dict[str, Any]:

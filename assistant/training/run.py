@@ -41,6 +41,7 @@ from assistant.training.states import Prepared, likely_tokens, prepare
 from assistant.training.trainer import AnchoredTrainer, Collator
 
 CHECKPOINTS = "checkpoints"
+HISTORY = "history.jsonl"
 
 
 def say(sentence: str) -> None:
@@ -102,7 +103,11 @@ def train(
         train_dataset=Dataset.from_dict({"batches": order}),
         collate=Collator(examples, prepared[: len(examples)], pixels),
         processing_class=chat.tokenizer,
-        callbacks=[watching.KeepBest(watcher, recipe.watch.every, out, say), survive, Progress(say)],
+        callbacks=[
+            watching.KeepBest(watcher, recipe.watch.every, out, say),
+            survive,
+            Progress(say, out / HISTORY),
+        ],
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
         head=head,

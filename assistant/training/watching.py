@@ -133,7 +133,7 @@ class KeepBest(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """After a resume, forget what was measured past the checkpoint."""
         kept = [entry for entry in read_log(self.log) if entry["step"] <= state.global_step]
-        write_text(self.log, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in kept))
+        write_log(self.log, kept)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every and state.global_step != state.max_steps:
@@ -148,8 +148,7 @@ class KeepBest(TrainerCallback):
         measured["kept"] = kept is None or not is_worse(measured, kept)
         if measured["kept"]:
             save_weights(model, self.watcher.chat.path, self.folder / "best")
-        entries = [*before, measured]
-        write_text(self.log, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+        write_log(self.log, [*before, measured])
         self.say(describe(measured))
 
 
@@ -181,6 +180,10 @@ class Survive(TrainerCallback):
 def read_log(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return [json.loads(line) for line in lines if line.strip()]
+
+
+def write_log(path: Path, entries: list[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
 
 def kept_entry(entries: list[dict[str, Any]]) -> dict[str, Any] | None:

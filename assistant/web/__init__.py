@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from assistant.backends import Counts, Notice, Sampling
 from assistant.conversations import Message, system
 from assistant.settings import one_line
+from assistant.strength import MOST_STRENGTH
 from assistant.web.engine import Engine, assistant_name, the_engine
 from assistant.web.line import Busy
 from assistant.web.texts import Texts
@@ -33,7 +34,7 @@ MAX_TEMPERATURE = 1.5
 LEAST_TEMPERATURE = 0.01  # below it greedy: numbers divided by less overflow
 
 
-def sampling_from(temperature: float, top_p: float, max_new_tokens: float) -> Sampling:
+def sampling_from(temperature: float, top_p: float, max_new_tokens: float, strength: float = 1.0) -> Sampling:
     """Sampling within the page's limits, whatever an API caller sends."""
     least, most = MAX_NEW_TOKENS
     return Sampling(
@@ -41,6 +42,7 @@ def sampling_from(temperature: float, top_p: float, max_new_tokens: float) -> Sa
         # this order of max's arguments, and of the comparison, turns NaN into a number too
         temperature=min(temperature, MAX_TEMPERATURE) if temperature >= LEAST_TEMPERATURE else 0.0,
         top_p=min(max(0.05, top_p), 1.0),
+        strength=min(max(0.0, strength), MOST_STRENGTH),
     )
 
 

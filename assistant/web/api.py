@@ -1,8 +1,10 @@
 """The engine behind OpenAI's API, /v1, and /health, on the port of either page. Knows neither page."""
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -12,13 +14,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from assistant.backends import LEAST_ANSWER
+from assistant.conversations import images_of, user
+from assistant.images import BadPicture, small_address
 from assistant.settings import near_names
 from assistant.web.asking import Asked, Refused, read_request
 from assistant.web.completions import Events, as_refused, error_of, events, speak, whole_answer
 from assistant.web.engine import Engine
 from assistant.web.guard import Access, is_allowed
 
-MOST_BYTES = 1_000_000  # of a request: text alone
+MOST_BYTES = 1_000_000  # of a request without its pictures
+MOST_PICTURE_BYTES = 20_000_000  # of a request with them
+MOST_PICTURES = 16  # of a conversation; each is decoded, one after the other
+PICTURE = re.compile(rb'"url"\s*:\s*"data:(?:[^"\\]|\\/)*"')
 LOADING_RETRY_S = 3
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
@@ -87,8 +94,11 @@ async def read_body(request: Request) -> bytes:
     body = b""
     async for part in request.stream():
         body += part
-        if len(body) > MOST_BYTES:
-            raise Refused(f"the request is larger than {MOST_BYTES} bytes; send a shorter one", 413)
+        if len(body) > MOST_PICTURE_BYTES:
+            sentence = f"the request is larger than {MOST_PICTURE_BYTES} bytes; send smaller pictures"
+            raise Refused(sentence, 413)
+    if len(body) > MOST_BYTES and len(await run_in_threadpool(PICTURE.sub, b"", body)) > MOST_BYTES:
+        raise Refused(f"the request is larger than {MOST_BYTES} bytes; send a shorter one", 413)
     return body
 
 
@@ -103,6 +113,27 @@ def check_ready(engine: Engine) -> None:
         raise Refused(engine.error, 503, code="model_not_loaded")
     if engine.status == "loading":
         raise Refused("the model is loading; ask again", 503, code="loading", retry_s=LOADING_RETRY_S)
+
+
+def look_at(engine: Engine, asked: Asked) -> Asked:
+    """The request with its pictures opened and made small, for an engine that sees. Raises Refused."""
+    if not (shown := images_of(asked.messages)):
+        return asked
+    if not engine.sees:
+        sentence = f"{engine.name} reads text alone; leave out the image_url parts, or serve a LLaVA folder"
+        raise Refused(sentence, param="messages", code="image_not_supported")
+    if len(shown) > MOST_PICTURES:
+        raise Refused(f"{len(shown)} pictures; send at most {MOST_PICTURES}", param="messages")
+    try:
+        messages = [
+            user(turn["content"], [small_address(image) for image in images])
+            if (images := turn.get("images"))
+            else turn
+            for turn in asked.messages
+        ]
+    except BadPicture as error:
+        raise Refused(str(error), param="messages", code="invalid_image") from None
+    return replace(asked, messages=messages)
 
 
 def check_length(engine: Engine, asked: Asked) -> None:
@@ -121,6 +152,7 @@ def check_length(engine: Engine, asked: Asked) -> None:
 async def answer_chat(engine: Engine, asked: Asked, request: Request) -> Response:
     """Waits for the first word (or place in the line): until then an error still has a status of its own."""
     check_ready(engine)
+    asked = await run_in_threadpool(look_at, engine, asked)
     await run_in_threadpool(check_length, engine, asked)
     pieces = speak(engine, asked, request.client.host if request.client else "")
     if not asked.is_streamed:

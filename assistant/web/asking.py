@@ -2,10 +2,10 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from assistant.backends import Sampling
-from assistant.conversations import Message, Role, check_messages
+from assistant.conversations import Message, Role, check_messages, images_of, user
 from assistant.settings import near_names, one_line
 from assistant.web import LEAST_TEMPERATURE
 
@@ -153,7 +153,7 @@ def _messages(value: Any) -> list[Message]:
     merged: list[Message] = []
     for turn in sorted(turns, key=lambda turn: turn["role"] != "system"):
         if merged and merged[-1]["role"] == turn["role"]:
-            merged[-1] = {**turn, "content": f"{merged[-1]['content']}\n\n{turn['content']}"}
+            merged[-1] = _joined(merged[-1], turn)
         else:
             merged.append(turn)
     try:
@@ -162,32 +162,62 @@ def _messages(value: Any) -> list[Message]:
         raise Refused(one_line(error), param="messages") from None
 
 
+def _joined(first: Message, second: Message) -> Message:
+    """Two turns of one role as one, with the pictures of both."""
+    text = "\n\n".join(filter(None, (first["content"], second["content"])))
+    images = images_of([first, second])
+    return user(text, images) if images else {"role": first["role"], "content": text}
+
+
 def _message(message: Any, place: str) -> Message:
     if not isinstance(message, dict):
         raise Refused(f"{place} must be an object with role and content", param=place)
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise Refused(f"{place}: unknown role {role!r:.40}{near_names(str(role)[:40], ROLES)}", param=place)
-    text = _content(message.get("content"), f"{place}.content")
+    text, images = _content(message.get("content"), f"{place}.content")
+    if images and role != "user":
+        raise Refused(f"{place}: a picture in a {role} message; only users show pictures", param=place)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         raise Refused(f"{place}.content holds half a character (a lone surrogate)", param=place) from None
-    return {"role": ROLES[role], "content": text}
+    return user(text, images) if images else {"role": ROLES[role], "content": text}
 
 
-def _content(content: Any, place: str) -> str:
+def _content(content: Any, place: str) -> tuple[str, list[str]]:
+    """The text, and the pictures as `data:` addresses that nobody has opened yet."""
     if isinstance(content, str):
-        return content
+        return content, []
     if not isinstance(content, list):
-        raise Refused(f"{place} must be a text or a list of text parts", param=place)
-    return "\n".join(_part(part, f"{place}[{index}]") for index, part in enumerate(content))
+        raise Refused(f"{place} must be a text or a list of text and image_url parts", param=place)
+    parts = [_part(part, f"{place}[{index}]") for index, part in enumerate(content)]
+    kinds: dict[str, list[str]] = {"text": [], "image_url": []}
+    for kind, value in parts:
+        kinds[kind].append(value)
+    return "\n".join(kinds["text"]), kinds["image_url"]
 
 
-def _part(part: Any, place: str) -> str:
+def _part(part: Any, place: str) -> tuple[Literal["text", "image_url"], str]:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if kind in ("image_url", "input_image", "input_audio", "file"):
-        raise Refused(f"{place}: this model reads text alone; leave out the {kind} part", param=place)
-    raise Refused(f'{place} must be {{"type": "text", "text": ...}}', param=place)
+        return "text", part["text"]
+    if kind == "image_url":
+        return "image_url", _address(part.get("image_url"), place)
+    if kind in ("input_image", "input_audio", "file"):
+        raise Refused(f"{place}: {kind} parts are not read; a picture is an image_url part", param=place)
+    raise Refused(f'{place} must be {{"type": "text", "text": ...}} or an image_url part', param=place)
+
+
+def _address(value: Any, place: str) -> str:
+    """Only what the request itself holds: this server asks no other one for a picture."""
+    address = value.get("url") if isinstance(value, dict) else None
+    if not isinstance(address, str) or not address:
+        form = '{"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}'
+        raise Refused(f"{place} must be {form}", param=place)
+    if not address.startswith("data:"):
+        raise Refused(
+            f"{place}: pictures are not fetched from the web; send the file as data:image/png;base64,...",
+            param=place,
+        )
+    return address

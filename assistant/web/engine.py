@@ -9,13 +9,13 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant.backends import Backend, Notice, Sampling, default_model, open_backend
+from assistant.backends import Backend, Notice, Sampling, Shared, default_model, open_backend
 from assistant.backends.pump import HEARTBEAT_S
 from assistant.conversations import Message
 from assistant.settings import REPOSITORY, SETTINGS_FILE, load_toml, one_line
@@ -25,8 +25,16 @@ from assistant.web.line import Line
 class Engine:
     """A backend that loads while the page is already up; what went wrong is said with the first answer."""
 
-    def __init__(self, model: str | None = None, line: Line | None = None) -> None:
-        self.error = ""
+    def __init__(
+        self,
+        model: str | None = None,
+        line: Line | None = None,
+        prepare: Callable[[], object] | None = None,
+        shared: Shared | None = None,
+    ) -> None:
+        """`prepare` makes the model's folder, behind the page, before it is loaded; `shared` holds bases."""
+        self.error, self._prepare = "", prepare
+        self.shared = shared or Shared()
         self.model = model or self._default_model()
         self.name = assistant_name(self.model) if self.model else "Little Assistant"
         self.line = line or Line()
@@ -43,6 +51,11 @@ class Engine:
         if self.backend:
             return "ready"
         return "error" if self.error else "loading"
+
+    @property
+    def sees(self) -> bool:
+        """Whether pictures may be shown to it; of an endpoint only its server knows."""
+        return "://" in self.model or bool(getattr(self.backend, "sees", False))
 
     @property
     def shown_model(self) -> str:
@@ -95,11 +108,13 @@ class Engine:
         return bool(is_folder and os.environ.get("SPACES_ZERO_GPU"))
 
     def _open(self) -> Backend:
+        if self._prepare:
+            self._prepare()
         if not self._is_on_zero_gpu():
-            return open_backend(self.model)
+            return open_backend(self.model, shared=self.shared)
         from assistant.web.zero_gpu import ZeroGpuBackend
 
-        return ZeroGpuBackend(self.model)
+        return ZeroGpuBackend(self.model, self.shared)
 
     def _load(self) -> None:
         try:

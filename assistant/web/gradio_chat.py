@@ -28,7 +28,7 @@ ASKING: dict[str, Any] = PRIVATE | {"concurrency_limit": AT_ONCE, "concurrency_i
 
 
 def chat_tab(page: gr.Blocks, parts: Parts) -> None:
-    with gr.Tab(parts.say("chat"), elem_id="chat-tab"):
+    with gr.Tab(parts.say("chat"), id="chat", elem_id="chat-tab"):
         chatbot = build_chatbot(parts)
         comment = build_comment(parts)
         box = build_box(parts)

@@ -10,6 +10,8 @@ import gradio as gr
 from assistant.web import Engine
 from assistant.web.gradio_chat import chat_tab
 from assistant.web.gradio_compare import compare_tab
+from assistant.web.gradio_image import image_tab
+from assistant.web.gradio_make import make_tab
 from assistant.web.gradio_parts import (
     LOOK,
     PRIVATE,
@@ -21,6 +23,7 @@ from assistant.web.gradio_parts import (
     translations,
 )
 from assistant.web.gradio_scorecard import scorecard_tab
+from assistant.web.gradio_strength import build_dial, wire_dial
 from assistant.web.models import Engines
 from assistant.web.store import the_store
 from assistant.web.texts import Texts, load_texts, pick_language
@@ -28,7 +31,7 @@ from assistant.web.texts import Texts, load_texts, pick_language
 __all__ = ["LOOK", "build_page", "translations"]
 
 # Each opens one gr.Tab; a new tab is one more function here.
-TABS: list[Callable[[gr.Blocks, Parts], None]] = [chat_tab, compare_tab, scorecard_tab]
+TABS: list[Callable[[gr.Blocks, Parts], None]] = [chat_tab, image_tab, compare_tab, scorecard_tab, make_tab]
 
 
 def build_page(engine: Engine) -> gr.Blocks:
@@ -56,8 +59,9 @@ def build_sidebar(page: gr.Blocks, engine: Engine) -> Parts:
                 label=say("model"),
                 filterable=False,
             )
+            dial, no_dial = build_dial()
             preset = gr.Dropdown(presets(known[pick_language(None)]), label=say("preset"), filterable=False)
-            system_prompt, sampling = build_prompt(say), setting_inputs(say)
+            system_prompt, sampling = build_prompt(say), [*setting_inputs(say), dial]
         language = gr.Radio(
             [(texts["language"], code) for code, texts in known.items()],
             value=pick_language(None),
@@ -71,6 +75,7 @@ def build_sidebar(page: gr.Blocks, engine: Engine) -> Parts:
     preset.input(lambda text: text, preset, system_prompt, **QUICK)
     wire_model(page, parts, name, state)
     wire_labels(page, parts, preset)
+    wire_dial(page, parts, dial, no_dial)
     return parts
 
 

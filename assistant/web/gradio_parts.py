@@ -76,14 +76,14 @@ class Asked:
 
 
 def heard(parts: Parts, request: gr.Request | None, values: tuple[Any, ...]) -> Asked:
-    browser, language, model, system_prompt, temperature, top_p, max_new_tokens = values
+    browser, language, model, system_prompt, *sampling = values
     return Asked(
         secret(browser),
         open_chat(browser),
         parts.texts(language),
         parts.engines.get(model),
         str(system_prompt or ""),
-        sampling_from(temperature, top_p, max_new_tokens),
+        sampling_from(*sampling),
         request.client.host if request and request.client else "",
     )
 

@@ -10,7 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from assistant.settings import REPOSITORY, load_settings, slug
+from assistant.settings import REPOSITORY, load_settings, near_names, slug
+from assistant.strength import has_strength
 from assistant.web.engine import Engine, assistant_name
 from assistant.web.texts import Texts
 
@@ -58,7 +59,8 @@ def _folder(path: Path, root: Path) -> Found:
         kind = "adapter"
     else:
         kind = "merged" if "card" in load_settings(path) else "base"
-    shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    whole = path.absolute()  # a path as a person gave it is the same model as the one that is found
+    shown = whole.relative_to(root).as_posix() if whole.is_relative_to(root) else path.name
     return Found(shown, assistant_name(str(path)), kind, str(path))
 
 
@@ -92,11 +94,40 @@ class Engines:
         with self._lock:
             engine = self._others.pop(model.path, None)
             if not engine or engine.status == "error":
-                engine = Engine(model.path, self.own.line)
+                engine = Engine(model.path, self.own.line, shared=self.own.shared)
             self._others[model.path] = engine
             for old in list(self._others)[:-MOST_LOADED]:
                 del self._others[old]  # its memory goes when its last answer ends
         return engine
+
+
+def model_named(name: str, models: list[Found], current: str = "") -> str:
+    """What open_backend takes for a name, a folder's name, an id, a path or an address; an adapter first.
+
+    `base` is what the `current` one was made from. Raises ValueError for an unknown name.
+    """
+    if exact := [model.path for model in models if model.id == name]:
+        return exact[0]
+    if "://" in name or name.endswith(".gguf") or Path(name).is_dir():
+        return name
+    if name == "base":
+        now = next((model for model in models if current.endswith(model.path)), None)
+        bases = [base_of(now, models)] if now else [model for model in models if model.kind == "base"]
+        found = [model for model in bases if model]
+    else:
+        found = [model for model in models if slug(name) in called(model)]
+    if not found:
+        raise ValueError(
+            f"there is no model {name!r}{near_names(name, {'base'}.union(*map(called, models)))}"
+        )
+    return min(found, key=lambda model: model.kind != "adapter").path
+
+
+def called(model: Found) -> set[str]:
+    """The names that a person may type for it."""
+    folder = Path(model.path)
+    own = {"adapter": folder.parent.name, "merged": folder.parent.name, "endpoint": model.name}
+    return {slug(model.name), slug(own.get(model.kind, folder.stem))}
 
 
 def labels_of(models: list[Found], texts: Texts) -> dict[str, str]:
@@ -121,6 +152,11 @@ def base_of(model: Found, models: list[Found]) -> Found | None:
     names = {Path(str(trained.get("model", ""))).name, slug(str(card.get("base", "")) or "-")}
     bases = [other for other in models if other.kind == "base" and other.id != model.id]
     return next((base for base in bases if Path(base.path).name in names), bases[0] if bases else None)
+
+
+def has_dial(model: Found | None) -> bool:
+    """Whether how strongly it speaks can be set."""
+    return model is not None and model.kind == "adapter" and has_strength(model.path)
 
 
 def scorecard_of(model: Found) -> Path | None:

@@ -9,13 +9,17 @@ from starlette.middleware import Middleware
 from streamlit import config
 
 from assistant.settings import one_line
+from assistant.strength import MOST_STRENGTH
 from assistant.web import MAX_NEW_TOKENS, MAX_TEMPERATURE, the_engine
 from assistant.web.guard import Access, Guard, notes
 from assistant.web.line import is_loopback
+from assistant.web.models import has_dial
 from assistant.web.streamlit_chat import chat_tab, shelf, this_chat
 from assistant.web.streamlit_compare import compare_tab, scorecard_tab
 from assistant.web.streamlit_cookie import BrowserCookie
-from assistant.web.streamlit_parts import choose_model, engine, texts_now
+from assistant.web.streamlit_image import image_tab
+from assistant.web.streamlit_make import make_tab
+from assistant.web.streamlit_parts import choose_model, engine, engines, server_address, texts_now
 from assistant.web.texts import Texts, fixed_language, load_texts, pick_language
 
 # What `streamlit run app.py` starts with, unless a flag or STREAMLIT_… says otherwise.
@@ -45,8 +49,7 @@ def set_options() -> None:
 
 def middleware(access: Access) -> list[Middleware]:
     """Only this machine is served unless --server.address (or STREAMLIT_SERVER_ADDRESS) opens the page."""
-    is_set = config.is_manually_set("server.address")
-    address = (is_set and config.get_option("server.address")) or "127.0.0.1"
+    address = server_address()
     for note in notes(access, address):
         print(f"note: {note}", file=sys.stderr)
     guard = Middleware(Guard, only_local=is_loopback(address), login=access.login)
@@ -65,7 +68,13 @@ def render() -> None:
     texts = texts_now()
     st.set_page_config(page_title=the_engine().name, initial_sidebar_state="auto")
     # A new tab is one more function here.
-    tabs = {"chat": chat_tab, "compare": compare_tab, "scorecard": scorecard_tab}
+    tabs = {
+        "chat": chat_tab,
+        "picture": image_tab,
+        "compare": compare_tab,
+        "scorecard": scorecard_tab,
+        "make": make_tab,
+    }
     pages = [
         st.Page(tab, title=texts[name], url_path=name, default=name == "chat") for name, tab in tabs.items()
     ]
@@ -105,6 +114,11 @@ def settings(texts: Texts) -> None:
 def adjustments(texts: Texts) -> None:
     """A fragment: moving a slider does not end the answer that is being written."""
     least, most = MAX_NEW_TOKENS
+    if has_dial(engines().find(st.session_state.get("model"))):
+        hint = texts["strength_hint"]
+        st.slider(texts["strength"], 0.0, MOST_STRENGTH, 1.0, 0.05, key="strength", help=hint)
+    else:
+        st.caption(texts["strength_none"])
     named = {texts["preset_none"]: ""} | dict(texts["presets"])
     st.selectbox(texts["preset"], list(named), key="preset", on_change=take_preset, args=(named,))
     st.text_area(texts["system_prompt"], key="system_prompt", help=texts["system_hint"], max_chars=8000)

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import streamlit as st
+from streamlit import config
 
 from assistant.backends import Sampling
 from assistant.web import Engine, Shown, figures_line, sampling_from, the_engine
@@ -41,6 +42,12 @@ def engine() -> Engine:
     return engines().get(st.session_state.get("model"))
 
 
+def server_address() -> str:
+    """Where the server listens: on this machine alone unless --server.address says otherwise."""
+    is_set = config.is_manually_set("server.address")
+    return (is_set and config.get_option("server.address")) or "127.0.0.1"
+
+
 def client() -> str:
     return str(getattr(st.context, "ip_address", None) or "")
 
@@ -48,7 +55,10 @@ def client() -> str:
 def sampling_now() -> Sampling:
     state = st.session_state
     return sampling_from(
-        state.get("temperature", 0.0), state.get("top_p", 0.9), state.get("max_new_tokens", 512)
+        state.get("temperature", 0.0),
+        state.get("top_p", 0.9),
+        state.get("max_new_tokens", 512),
+        state.get("strength", 1.0),
     )
 
 

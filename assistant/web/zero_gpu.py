@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import closing
 
-from assistant.backends import Backend, Sampling
+from assistant.backends import Backend, Sampling, Shared
 from assistant.conversations import Message
 
 LONGEST_ANSWER_S = 60
@@ -17,14 +17,14 @@ LONGEST_ANSWER_S = 60
 class ZeroGpuBackend:
     """Made in the main thread. Raises RuntimeError without `spaces`, ValueError for no model folder."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, shared: Shared | None = None) -> None:
         try:
             import spaces
         except ModuleNotFoundError:
             raise RuntimeError("ZeroGPU needs the package spaces, which its host installs") from None
         from assistant.backends.transformers_backend import TransformersBackend
 
-        backend: Backend = TransformersBackend(model)
+        backend: Backend = TransformersBackend(model, shared)
 
         @spaces.GPU(duration=LONGEST_ANSWER_S)
         def on_the_card(messages: list[Message], sampling: Sampling) -> Generator[str, None, None]:

@@ -1,0 +1,222 @@
+"""The tab where a person shows pictures and asks about them: widgets and one generator."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.processing_utils import save_pil_to_cache
+
+from assistant.images import open_image
+from assistant.web.gradio_messages import drawn
+from assistant.web.gradio_parts import LATEX, PRIVATE, QUICK, Parts, heard, text_box
+from assistant.web.looking import Look, Sights, reply, seen_by, sights_of, take_picture, why_none
+
+THUMBNAIL = 320  # pixels, of a picture in the conversation
+
+
+@dataclass(frozen=True)
+class Stage:
+    image: gr.Image
+    seen: gr.Image
+    said: gr.Markdown
+    who: gr.Dropdown
+    chat: gr.Chatbot
+    box: gr.Textbox
+    new: gr.Button
+    turns: gr.State
+    pending: gr.State
+    """The picture that goes with the next question, as a `data:` address."""
+
+
+def image_tab(page: gr.Blocks, parts: Parts) -> None:
+    with gr.Tab(parts.say("picture"), elem_id="picture-tab") as tab:
+        sights = sights_of(parts.engines.own)
+        if not sights.found():
+            gr.Markdown(parts.say(why_none()))
+            return
+        stage = build_stage(parts, sights)
+        wire_loading(tab, parts, sights, stage)
+        wire_picture(parts, sights, stage)
+        wire_questions(parts, sights, stage)
+
+
+def choices_of(sights: Sights) -> list[tuple[str, str]]:
+    found = sights.found()
+    names = [seeing.name for seeing in found]
+    return [(s.name if names.count(s.name) == 1 else f"{s.name} ({s.id})", s.id) for s in found]
+
+
+def build_stage(parts: Parts, sights: Sights) -> Stage:
+    say, choices = parts.say, choices_of(sights)
+    with gr.Row(elem_id="looking"):
+        with gr.Column(scale=2, min_width=280):
+            image = gr.Image(
+                label=say("picture_add"),
+                sources=["upload", "clipboard", "webcam"],
+                type="filepath",
+                height=280,
+                buttons=["fullscreen"],
+                elem_id="picture",
+            )
+            said = gr.Markdown(elem_classes="hint", elem_id="picture-said")
+            seen = gr.Image(
+                label=say("picture_seen"),
+                interactive=False,
+                visible=False,
+                height=224,
+                buttons=[],
+                elem_id="seen",
+            )
+            who = gr.Dropdown(
+                choices, value=choices[0][1], label=say("picture_who"), visible=len(choices) > 1
+            )
+        with gr.Column(scale=3, min_width=280):
+            chat = build_chat(say("picture"), say("picture_hint"))
+            box = text_box(parts, "picture_ask", "send", elem_id="picture-box", max_length=20000)
+            new = gr.Button(say("picture_new"), size="sm", elem_id="picture-new")
+    return Stage(image, seen, said, who, chat, box, new, gr.State([]), gr.State(""))
+
+
+def build_chat(label: Any, placeholder: Any) -> gr.Chatbot:
+    return gr.Chatbot(
+        label=label,
+        show_label=False,
+        height="calc(100dvh - 260px)",
+        min_height=260,
+        sanitize_html=True,
+        allow_tags=False,
+        latex_delimiters=LATEX,
+        buttons=["copy"],
+        layout="bubble",
+        elem_classes="side",
+        elem_id="picture-chat",
+        placeholder=placeholder,
+    )
+
+
+def wire_loading(tab: gr.Tab, parts: Parts, sights: Sights, stage: Stage) -> None:
+    async def load(who: str, language: str, pending: str) -> AsyncIterator[Any]:
+        """What the page says while someone gets eyes behind it; then what they see."""
+        texts, begin = parts.texts(language), time.monotonic()
+        await asyncio.to_thread(sights.get, who, True)
+        while True:
+            seconds = int(time.monotonic() - begin)
+            said = await asyncio.to_thread(sights.progress, who, seconds, texts)
+            yield said, gr.skip()
+            if sights.get(who).status != "loading":
+                break
+            await asyncio.sleep(0.5)
+        yield said, await asyncio.to_thread(shown_to, sights, who, pending)
+
+    def translate(said: str, who: str, language: str) -> str:
+        return sights.progress(who, 0, parts.texts(language)) if said else ""
+
+    parts.language.change(translate, [stage.said, stage.who, parts.language], stage.said, **QUICK)
+    here = [stage.who, parts.language, stage.pending]
+    settings = PRIVATE | {"concurrency_limit": None, "trigger_mode": "always_last"}
+    gr.on([tab.select, stage.who.change], load, here, [stage.said, stage.seen], **settings)
+
+
+def shown_to(sights: Sights, who: str, pending: str) -> gr.Image:
+    """What the model is shown of the picture that waits, if it has loaded."""
+    seen = seen_by(sights.get(who), pending) if pending else None
+    return gr.Image(seen, visible=seen is not None)
+
+
+def wire_picture(parts: Parts, sights: Sights, stage: Stage) -> None:
+    def look(image: Any, who: str, language: str) -> tuple[str, str, gr.Image]:
+        """Opens what was uploaded, pasted, dropped or taken; nothing of it is trusted before."""
+        path = image.get("path") if isinstance(image, dict) else getattr(image, "path", None)
+        if not path:
+            return "", "", gr.Image(None, visible=False)
+        texts = parts.texts(language)
+        pending, why = take_picture(Path(path), texts)
+        return pending, why or texts["picture_next"], shown_to(sights, who, pending)
+
+    # Without preprocessing: Gradio would open the picture itself, without our limits.
+    changed = stage.image.change(
+        look,
+        [stage.image, stage.who, parts.language],
+        [stage.pending, stage.said, stage.seen],
+        preprocess=False,
+        trigger_mode="always_last",
+        **PRIVATE,
+    )
+    changed.failure(
+        lambda language: parts.texts(language)["picture_unknown"], parts.language, stage.said, **QUICK
+    )
+
+
+def wire_questions(parts: Parts, sights: Sights, stage: Stage) -> None:
+    def ask(
+        question: str, who: str, turns: list[Look], pending: str, request: gr.Request, *values: Any
+    ) -> Generator[Any, None, None]:
+        asked = heard(parts, request, values)
+        if not pending and not any(turn.get("images") for turn in turns):
+            yield {stage.said: asked.texts["picture_wanted"]}
+            return
+        if not (question.strip() or pending):
+            return
+        turns = [*turns, question_of(question.strip() or asked.texts["picture_what"], pending, stage)]
+        busy = gr.Textbox("", submit_btn=False, stop_btn=parts.say("stop"))
+        beside: dict[Any, Any] = {stage.box: busy, stage.pending: "", stage.said: ""}
+        answering = reply(sights.get(who, again=True), turns, asked.sampling, asked.texts, asked.client)
+        with closing(answering) as states:
+            for shown in states:
+                last: Look = {**turns[-1], "note": shown.note}
+                growing = [*turns[:-1], last]
+                seen = messages_of(growing, asked.texts, shown.meanwhile)
+                yield beside | {stage.chat: seen, stage.turns: turns}
+                beside = {}
+        yield {stage.chat: messages_of(turns, asked.texts), stage.turns: turns, stage.box: at_rest(parts)}
+
+    inputs = [stage.box, stage.who, stage.turns, stage.pending, *parts.asked]
+    outputs = [stage.box, stage.chat, stage.said, stage.turns, stage.pending]
+    running = stage.box.submit(ask, inputs, outputs, concurrency_limit=16, **PRIVATE)
+    running.failure(lambda: at_rest(parts), None, stage.box, **QUICK)
+
+    def stop(turns: list[Look], language: str) -> tuple[Any, Any]:
+        return messages_of(turns, parts.texts(language)), at_rest(parts)
+
+    stage.box.stop(stop, [stage.turns, parts.language], [stage.chat, stage.box], cancels=[running], **QUICK)
+
+    def begin() -> dict[Any, Any]:
+        empty: dict[Any, Any] = {
+            stage.chat: [],
+            stage.turns: [],
+            stage.pending: "",
+            stage.said: "",
+            stage.image: None,
+        }
+        return empty | {stage.seen: gr.Image(None, visible=False), stage.box: at_rest(parts)}
+
+    everything = [*outputs, stage.image, stage.seen]
+    stage.new.click(begin, None, everything, cancels=[running], **QUICK)
+
+
+def at_rest(parts: Parts) -> gr.Textbox:
+    return gr.Textbox(submit_btn=parts.say("send"), stop_btn=False)
+
+
+def question_of(question: str, pending: str, stage: Stage) -> Look:
+    turn: Look = {"role": "user", "content": question}
+    if pending:
+        image = open_image(pending)
+        image.thumbnail((THUMBNAIL, THUMBNAIL))
+        turn["images"] = [pending]
+        turn["files"] = [save_pil_to_cache(image, cache_dir=stage.chat.GRADIO_CACHE, format="png")]
+    return turn
+
+
+def messages_of(turns: list[Look], texts: Any, meanwhile: str = "") -> list[Any]:
+    """As drawn(), each picture before its question."""
+    messages: list[Any] = []
+    for turn in turns:
+        messages += [gr.ChatMessage(gr.Image(path, buttons=[]), "user") for path in turn.get("files", ())]
+        messages += drawn([turn], texts)
+    return [*messages, gr.ChatMessage(meanwhile)] if meanwhile else messages

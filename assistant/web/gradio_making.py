@@ -1,0 +1,155 @@
+"""The Gradio page's workshop: a form, and the job that it begins, which every visitor sees."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.processing_utils import save_file_to_cache
+
+from assistant.settings import one_line
+from assistant.web import making
+from assistant.web.gradio_parts import QUICK, Parts, model_choices
+from assistant.web.gradio_workbench import (
+    Form,
+    Result,
+    View,
+    as_table,
+    build_form,
+    build_view,
+    curves,
+    filled,
+    seen,
+)
+from assistant.web.making import Job, Refused, Wish, preview, read_job, wish_from
+from assistant.web.making_progress import BUSY, Progress, progress_of
+from assistant.web.models import Found
+from assistant.web.texts import Texts
+
+LOOK_S = 1.5  # between two looks at a job that runs
+
+
+def build_workshop(parts: Parts, tab: gr.Tab) -> None:
+    gr.Markdown(parts.say("make_hint"), elem_classes="hint", elem_id="make-hint")
+    view, result = build_view(parts)
+    form = build_form(parts)
+    timer, drawn = gr.Timer(LOOK_S, active=False), gr.State("")
+    wire_form(parts, form)
+    wire_job(parts, tab, form, view, result, (timer, drawn))
+    wire_chat(parts, result, tab)
+
+
+def wire_form(parts: Parts, form: Form) -> None:
+    def look(name: str, owner: str, facts: str, language: str) -> dict[Any, Any]:
+        """The preview of what is typed so far, or why it cannot be."""
+        texts, wish = parts.texts(language), wish_from(name, owner, facts)
+        if not wish.name:
+            return {form.rows: gr.Dataframe(visible=False), form.said: ""}
+        try:
+            rows = preview(wish, texts.code)
+        except ValueError as error:
+            return {form.rows: gr.Dataframe(visible=False), form.said: one_line(error)}
+        heads = [texts["make_question"], texts["make_answer"]]
+        table = gr.Dataframe(as_table(heads, rows), label=texts["make_preview"], visible=True)
+        return {form.rows: table, form.said: ""}
+
+    gr.on(
+        [box.change for box in (*form.inputs, parts.language)],
+        look,
+        [*form.inputs, parts.language],
+        [form.rows, form.said],
+        trigger_mode="always_last",
+        **QUICK,
+    )
+
+
+def wire_job(
+    parts: Parts,
+    tab: gr.Tab,
+    form: Form,
+    view: View,
+    result: Result,
+    states: tuple[gr.Timer, gr.State],
+) -> None:
+    timer, drawn = states
+    outputs = [form.box, form.said, timer, drawn, *vars(view).values(), *vars(result).values()]
+
+    def show(language: str, before: str = "") -> dict[Any, Any]:
+        """The job as it is now; its curves and its result only when they differ from those of `before`."""
+        texts, job = parts.texts(language), read_job()
+        if not job:
+            return {view.box: gr.Column(visible=False), timer: gr.Timer(active=False)}
+        progress = progress_of(job)
+        is_busy = progress.status in BUSY
+        entries = len(progress.losses), len(progress.watched)
+        now = f"{job.folder} {progress.status} {entries} {texts.code}"
+        return {
+            form.box: gr.Column(visible=not is_busy),
+            timer: gr.Timer(active=is_busy),
+            drawn: now,
+            **seen(view, job, progress, texts),
+            **(
+                curves(view, progress, texts) | ended(parts, result, job, progress, texts)
+                if now != before
+                else {}
+            ),
+        }
+
+    def make(name: str, owner: str, facts: str, language: str) -> dict[Any, Any]:
+        return begin(wish_from(name, owner, facts), language)
+
+    def go_on(language: str) -> dict[Any, Any]:
+        job = read_job()
+        return begin(job.wish, language) if job else show(language)
+
+    def begin(wish: Wish, language: str) -> dict[Any, Any]:
+        try:
+            making.start(wish)
+        except Refused as error:
+            gr.Info(parts.texts(language).say("make_" + error.kind, name=error.name), title="")
+        except (ValueError, OSError) as error:
+            return {form.said: one_line(error)}
+        return show(language) | {form.said: ""}
+
+    def stop(language: str) -> dict[Any, Any]:
+        making.stop()
+        return show(language)
+
+    settings: dict[str, Any] = QUICK | {"trigger_mode": "once"}
+    # Only what goes through the queue can say something in a corner of the page.
+    said: dict[str, Any] = settings | {"queue": True}
+    # Not when the page loads: until its language is known, the curves would be drawn with other names.
+    gr.on([parts.language.change, tab.select], show, parts.language, outputs, **QUICK)
+    timer.tick(show, [parts.language, drawn], outputs, **settings)
+    gr.on([form.make.click, form.name.submit], make, [*form.inputs, parts.language], outputs, **said)
+    view.go_on.click(go_on, parts.language, outputs, **said)
+    view.stop.click(stop, parts.language, outputs, **settings)
+
+
+def ended(parts: Parts, result: Result, job: Job, progress: Progress, texts: Texts) -> dict[Any, Any]:
+    """What a finished job gives; nothing before. Gradio empties its own folder, where the file lies."""
+    found = made_in(parts, job) if progress.status == "done" else None
+    if not found:
+        return {result.box: gr.Column(visible=False)}
+    with tempfile.TemporaryDirectory() as place:
+        packed = making.zip_adapter(job.folder, Path(place))
+        kept = save_file_to_cache(packed, result.file.GRADIO_CACHE)
+    return filled(result, found, kept, texts)
+
+
+def wire_chat(parts: Parts, result: Result, tab: gr.Tab) -> None:
+    tabs: Any = tab.parent
+
+    def chat(language: str) -> dict[Any, Any]:
+        job = read_job()
+        if not job or not (found := made_in(parts, job)):
+            return {}
+        choices = model_choices(parts.engines, parts.texts(language))
+        return {parts.model: gr.Dropdown(choices, value=found.id), tabs: gr.Tabs(selected="chat")}
+
+    result.chat.click(chat, parts.language, [parts.model, tabs], **QUICK)
+
+
+def made_in(parts: Parts, job: Job) -> Found | None:
+    path = str(job.folder / "model")
+    return next((model for model in parts.engines.models() if model.path == path), None)

@@ -1,0 +1,249 @@
+"""Who can look at pictures here, and a conversation about them; the same on both pages.
+
+Knows no framework and no tensor: an LLM is given the eyes of data/eyes behind the page, the first time.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import struct
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NotRequired
+
+from assistant.backends import Sampling
+from assistant.conversations import Message, assistant, user
+from assistant.folders import read_json
+from assistant.images import BadPicture, small_address
+from assistant.settings import REPOSITORY, load_settings
+from assistant.web import Engine, Shown, answer, assistant_name
+from assistant.web.store import Turn
+from assistant.web.texts import Texts
+
+EYES, MADE = Path("data/eyes"), Path("models/cache/eyes")
+TOWER = "efficientnet-lite0"
+WEIGHTS = "adapter_model.safetensors"
+LONGEST_HEADER = 10_000_000  # bytes
+
+
+class Look(Turn):
+    """A turn; a question may show pictures, as `data:` addresses, and as `files` that a browser is shown."""
+
+    images: NotRequired[list[str]]
+    files: NotRequired[list[str]]
+
+
+@dataclass(frozen=True)
+class Seeing:
+    """Who can look. `path` is what open_backend takes; with an `llm` it is made of that when it is needed."""
+
+    id: str
+    name: str
+    path: str
+    llm: Path | None = None
+
+
+def find_seeing(own: str, root: Path = REPOSITORY) -> list[Seeing]:
+    """The page's `own` model first if it sees or can be given eyes, then the others; each once."""
+    found = [*_with_eyes(own, root), *_llavas(own, root)] if can_load() else []
+    addresses = [own, *os.environ.get("ASSISTANT_ENDPOINTS", "").split()]
+    found += [Seeing(f"endpoint:{assistant_name(a)}", assistant_name(a), a) for a in addresses if "://" in a]
+    first: dict[str, Seeing] = {}
+    for seeing in sorted(found, key=lambda seeing: not _is_of(own, seeing)):
+        first.setdefault(seeing.id, seeing)
+    return list(first.values())
+
+
+def _is_of(own: str, seeing: Seeing) -> bool:
+    """Of a run's folder out/NAME any file may be the page's own: the model, its GGUF, its adapter."""
+    if "://" in own or not own:
+        return False
+    runs = {Path(own), Path(own).parent} if Path(own).parent.parent.name == "out" else {Path(own)}
+    return bool(runs & {Path(seeing.path), *([seeing.llm, seeing.llm.parent] if seeing.llm else [])})
+
+
+def can_load() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def why_none(root: Path = REPOSITORY) -> str:
+    """The text that says what to do where find_seeing finds nobody."""
+    if not can_load():
+        return "eyes_no_torch"
+    return "eyes_no_model" if projector_width(root / EYES) else "eyes_missing"
+
+
+def _llavas(own: str, root: Path) -> Iterator[Seeing]:
+    for folder in (Path(own), *_folders(root, "out/*", "out/*/*", "models/*")):
+        if "LlavaForConditionalGeneration" in _config(folder).get("architectures", ()):
+            yield Seeing(_id(folder, root), assistant_name(str(folder)), str(folder))
+
+
+def _with_eyes(own: str, root: Path) -> Iterator[Seeing]:
+    width = projector_width(root / EYES)
+    for llm in (Path(own), *_folders(root, "out/*/model", "models/*")) if width else ():
+        config = _config(llm)
+        if config.get("hidden_size") == width and config.get("model_type") == "llama":
+            name = llm.parent.name if llm.name == "model" else llm.name
+            made = str(root / MADE / name)
+            yield Seeing(f"eyes:{_id(llm, root)}", assistant_name(str(llm)), made, llm)
+
+
+def _id(folder: Path, root: Path) -> str:
+    """What a browser may see of a folder: nothing above the repository."""
+    whole = folder.resolve()
+    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else whole.name
+
+
+def _folders(root: Path, *patterns: str) -> list[Path]:
+    found = [path for pattern in patterns for path in sorted(root.glob(pattern)) if path.is_dir()]
+    return [path for path in found if not path.name.startswith(".")]  # a dot: being made
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def projector_width(eyes: Path) -> int:
+    """The hidden size of the LLMs that these eyes fit; 0 where there are none."""
+    path = eyes / WEIGHTS
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        size = file.read(8)
+        length = struct.unpack("<Q", size)[0] if len(size) == 8 else 0
+        header = json.loads(file.read(length)) if 0 < length < LONGEST_HEADER else {}
+    name = next((name for name in header if name.endswith("multi_modal_projector.linear_2.weight")), "")
+    return int(header[name]["shape"][0]) if name else 0
+
+
+def stamp(llm: Path, root: Path) -> str:
+    """Changes when the LLM is trained again, or the eyes are."""
+    files = [*sorted(llm.glob("*.safetensors")), root / EYES / WEIGHTS]
+    states = [(path.name, path.stat()) for path in files if path.is_file()]
+    return " ".join(f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states)
+
+
+def is_made(llm: Path, folder: Path, root: Path) -> bool:
+    return load_settings(folder).get("made_of") == stamp(llm, root)
+
+
+def give_eyes(llm: Path, folder: Path, root: Path = REPOSITORY) -> None:
+    """Write the LLaVA `folder` of an LLM and data/eyes, unless it is there; fetches the tower once (13 MB).
+
+    Raises ValueError or RuntimeError, one sentence, when it cannot.
+    """
+    if is_made(llm, folder, root):
+        return
+    from assistant.llava import make_llava
+    from assistant.llava_adapter import read_trained
+    from assistant.vision_tower import fetch_tower
+
+    tower, parts = fetch_tower(TOWER), read_trained(root / EYES)
+    card = load_settings(llm).get("card") or load_settings(root / EYES).get("card", {})
+    settings = {"llm": str(llm), "vision": TOWER, "adapter": str(EYES), "card": card}
+    settings["made_of"] = stamp(llm, root)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".making-") as work:
+        make_llava(llm, tower, Path(work) / folder.name, parts, settings)
+        shutil.rmtree(folder, ignore_errors=True)
+        (Path(work) / folder.name).replace(folder)
+
+
+class Sights:
+    """The engines of those who can look: the page's own where it is one of them, and the last other one."""
+
+    def __init__(self, own: Engine, root: Path = REPOSITORY) -> None:
+        self.own, self._root = own, root
+        self._other: Engine | None = None
+        self._lock = threading.Lock()
+
+    def found(self) -> list[Seeing]:
+        return find_seeing(self.own.model, self._root)
+
+    def find(self, id: str | None) -> Seeing | None:
+        """Who has that id; the first for an unknown id."""
+        found = self.found()
+        return next((seeing for seeing in found if seeing.id == id), found[0] if found else None)
+
+    def get(self, id: str | None, again: bool = False) -> Engine:
+        """The engine, which begins to load if it is new, after its folder is made if that is needed.
+
+        One that could not load stays as it is, with its error, until it is asked for `again`.
+        """
+        seeing = self.find(id)
+        if not seeing or seeing.path == self.own.model:
+            return self.own
+        with self._lock:
+            kept = self._other and self._other.model == seeing.path
+            if not self._other or not kept or (again and self._other.status == "error"):
+                make = partial(give_eyes, seeing.llm, Path(seeing.path), self._root) if seeing.llm else None
+                self._other = Engine(seeing.path, self.own.line, make)
+                self._other.name = seeing.name
+            return self._other
+
+    def progress(self, id: str | None, seconds: int, texts: Texts) -> str:
+        """What a page says while someone who can look gets ready, and then."""
+        engine, seeing = self.get(id), self.find(id)
+        if engine.status == "error" or not seeing:
+            return engine.error
+        if engine.status == "ready":
+            return texts.say("eyes_ready", name=seeing.name)
+        is_there = not seeing.llm or is_made(seeing.llm, Path(seeing.path), self._root)
+        return texts.say("model_loading" if is_there else "eyes_making", name=seeing.name, seconds=seconds)
+
+
+@cache
+def sights_of(own: Engine) -> Sights:
+    """One set of engines in this process, however many pages there are."""
+    return Sights(own)
+
+
+def take_picture(source: bytes | Path, texts: Texts) -> tuple[str, str]:
+    """A picture as a small `data:` address, or "" and why not, in the person's language."""
+    try:
+        return small_address(source), ""
+    except BadPicture as error:
+        return "", texts.get(f"picture_{error.kind}") or texts["picture_unknown"]
+
+
+def seen_by(engine: Engine, address: str) -> Any:
+    """The picture as the model is shown it, a PIL image; None before it has loaded, or from an endpoint."""
+    seen: Callable[[str], Any] | None = getattr(engine.backend, "seen", None)
+    return seen(address) if seen and engine.sees else None
+
+
+def messages_of(turns: list[Look]) -> list[Message]:
+    """The turns as a model may read them; the pictures of a question without an answer go to the next one."""
+    kept: list[Message] = []
+    for turn in turns:
+        if turn["role"] == "user":
+            waiting = kept.pop().get("images", []) if kept and kept[-1]["role"] == "user" else []
+            kept.append(user(turn["content"], [*waiting, *turn.get("images", ())]))
+        elif turn["content"].strip() and kept:
+            kept.append(assistant(turn["content"]))
+    return kept
+
+
+def reply(
+    engine: Engine, turns: list[Look], sampling: Sampling, texts: Texts, client: str = ""
+) -> Generator[Shown, None, None]:
+    """The answer to the last turn, a question; as it grows it is the new last turn. Never raises.
+
+    Closing it ends it at once and keeps what was said so far.
+    """
+    turn: Look = {"role": "assistant", "content": "", "note": texts["stopped"], "model": engine.name}
+    messages, shown = messages_of(turns), Shown()
+    turns.append(turn)
+    with closing(answer(engine, messages, sampling, texts, client)) as states:
+        for shown in states:
+            turn["content"] = shown.text
+            yield shown
+    turn["note"], turn["failed"], turn["figures"] = shown.note, shown.failed, shown.figures
