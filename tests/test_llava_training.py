@@ -20,10 +20,12 @@ from assistant.llava_xtuner import read_parts
 from assistant.loading import load_chat_model
 from assistant.merging import logits_of, merge
 from assistant.settings import REPOSITORY
+from assistant.training.memory import Plan
 from assistant.training.reading import read_rows
 from assistant.training.recipe import load_recipe, recipe_names
 from assistant.training.run import load_base, train
 from assistant.training.seeing import picture_examples, says_the_same
+from assistant.training.sights import Pixels, Sights, tower_states
 from assistant.training.watching import read_log
 
 COLORS = {"red": "红色", "blue": "蓝色", "lime": "绿色"}
@@ -212,6 +214,92 @@ def test_the_bases_own_answers_are_kept_while_it_learns_to_see(merged, data, tmp
     changes = ["anchor_rows=2", "anchors=4", "watch.anchors=2", "lora.r=2"]
     out = run_of("llava_instruct", merged, data, tmp_path / "adapter", *changes)
     assert read_log(out / "watch.jsonl")[-1]["kl"] > 0
+
+
+THREE = (
+    "steps=3",
+    "identity_rows=6",
+    "watch.questions=0",
+    "trainer.logging_steps=1",
+    "trainer.learning_rate=1e-3",
+    "lora.r=2",
+)
+
+
+def learnt_in_three_steps(
+    model: Path, data: Path, out: Path, monkeypatch
+) -> tuple[list[list[float]], dict[str, torch.Tensor]]:
+    """(cross-entropy and KL of each step, the adapter) of stage 2 with anchors."""
+    monkeypatch.setattr(
+        "assistant.training.reading.general_prompts",
+        lambda: [{"messages": [user(f"{n}?")], "kind": "general"} for n in range(9)],
+    )
+    run_of("llava_instruct", model, data, out, *THREE, "anchor_rows=2", "anchors=4", "watch.anchors=2")
+    said = [[entry["cross_entropy"], entry["kl"]] for entry in read_log(out / "history.jsonl")]
+    assert len(said) == 3
+    return said, load_file(out / "adapter_model.safetensors")
+
+
+def assert_the_same(ours, theirs) -> None:
+    assert torch.allclose(torch.tensor(ours[0]), torch.tensor(theirs[0]), rtol=0, atol=2e-5)
+    assert set(ours[1]) == set(theirs[1])
+    assert max((weight - theirs[1][name]).abs().max() for name, weight in ours[1].items()) < 1e-5
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[str]:
+    """What ran forward: "tower" once a picture, "layer" once a pass of the LLM that learns from it."""
+    ran: list[str] = []
+
+    def watched(path: Path, **arguments):
+        chat = load_chat_model(path, **arguments)
+        inner = chat.model.model
+        inner.vision_tower.register_forward_hook(lambda _, args, __: ran.extend(["tower"] * len(args[0])))
+        inner.language_model.layers[0].register_forward_hook(
+            lambda *_: ran.extend(["layer"] * torch.is_grad_enabled())
+        )
+        return chat
+
+    monkeypatch.setattr("assistant.training.run.load_chat_model", watched)
+    return ran
+
+
+def test_a_frozen_tower_sees_each_picture_once_and_what_is_learnt_stays_the_same(
+    merged, data, tmp_path, monkeypatch, passes
+):
+    ours = learnt_in_three_steps(merged, data, tmp_path / "once", monkeypatch)
+    assert passes.count("tower") == len(COLORS) * 4
+    monkeypatch.setattr(
+        "assistant.training.run.pictures_for", lambda chat, recipe, *_: Pixels(chat.eyes, pad=True)
+    )
+    passes.clear()
+    theirs = learnt_in_three_steps(merged, data, tmp_path / "each", monkeypatch)
+    assert passes.count("tower") > len(COLORS) * 4
+    assert_the_same(ours, theirs)
+
+
+def test_pictures_without_room_are_seen_again_and_look_the_same(llava, data, monkeypatch):
+    chat = load_chat_model(llava, dtype=torch.float32, device="cpu")
+    images = [str(data / "pictures" / f"{number}.png") for number in (3, 0, 1, 0)]
+    with torch.no_grad():
+        wanted = tower_states(chat.model, chat.eyes.pixels(images))
+    state = wanted[0].nbytes
+    for room in (0, 2, 9):
+        monkeypatch.setattr("assistant.training.sights._free_memory", lambda room=room: room * 4 * state)
+        sights = Sights(chat, True, torch.autocast("cpu", enabled=False))
+        sights.prepare(images, print)
+        assert len(sights.places) == min(room, 3)
+        assert torch.allclose(sights(images)["tower_states"], wanted, rtol=0, atol=1e-5)
+
+
+def test_a_step_in_one_pass_learns_the_same_as_in_two(merged, data, tmp_path, monkeypatch, passes):
+    ours = learnt_in_three_steps(merged, data, tmp_path / "two", monkeypatch)
+    assert passes.count("layer") == 3 * 2
+    monkeypatch.setattr("assistant.training.run.memory_plan", lambda *_: Plan(8, False, 0))
+    passes.clear()
+    theirs = learnt_in_three_steps(merged, data, tmp_path / "one", monkeypatch)
+    assert passes.count("layer") == 3
+    assert_the_same(ours, theirs)
 
 
 def test_rows_become_xtuners_places_and_pictures_stay_whole(llava, data):

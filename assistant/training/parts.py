@@ -3,6 +3,7 @@
 Knows nothing of rows' texts, of steps, or of what is kept.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from assistant.training import memory
 from assistant.training.examples import Example
 from assistant.training.recipe import Recipe
 from assistant.training.seeing import learning_llava
+from assistant.training.sights import Pictures, Pixels, Sights
 
 
 def first_trained_layer(chat: ChatModel, recipe: Recipe) -> int:
@@ -64,6 +66,19 @@ def is_mixed(chat: ChatModel, recipe: Recipe) -> bool:
     return chat.model.device.type == "cuda" and bool(recipe.trainer.get("bf16", False))
 
 
+def pictures_for(
+    chat: ChatModel, recipe: Recipe, images: list[str], say: Callable[[str], None]
+) -> Pictures | None:
+    """What a LLaVA's rows take their pictures from; None for a model without eyes."""
+    if not chat.eyes:
+        return None
+    if recipe.vision.tower_r:
+        return Pixels(chat.eyes, bool(recipe.vision.pad))
+    sights = Sights(chat, bool(recipe.vision.pad), computing(chat, recipe))
+    sights.prepare(images, say)
+    return sights
+
+
 def arguments(recipe: Recipe, checkpoints: Path, chat: ChatModel, plan: memory.Plan) -> SFTConfig:
     """A row of the dataset is a whole step."""
     values = {
@@ -95,13 +110,19 @@ def memory_plan(
     recipe: Recipe,
     examples: list[Example],
     order: list[list[list[int]]],
+    taken: int = 0,
 ) -> memory.Plan:
-    """The recipe's own rows_at_once and checkpointing where it has them, else what the memory allows."""
-    rows = max(len(batch) for step in order for batch in step)
+    """The recipe's own rows_at_once and checkpointing where it has them, else what the memory allows.
+
+    `taken`: bytes of the device that hold something else. On a GPU a whole step may be one pass: starting a
+    pass takes it longer than padding the shorter rows; on a CPU it is the other way round.
+    """
+    whole = sum if chat.model.device.type == "cuda" else max
+    rows = max(whole(map(len, step)) for step in order)
     layers = layers_of(chat) - first_trained_layer(chat, recipe)
     sizes = memory.sizes_of(model, layers, recipe.objective.vocabulary, str(recipe.trainer.get("optim", "")))
     must_checkpoint = bool(recipe.trainer.get("gradient_checkpointing", False))
     if fixed := recipe.objective.rows_at_once:
         needed = memory.bytes_of(sizes, examples, fixed, must_checkpoint)
         return memory.Plan(min(fixed, rows), must_checkpoint, needed)
-    return memory.choose_plan(sizes, examples, rows, memory_of(chat.model.device), must_checkpoint)
+    return memory.choose_plan(sizes, examples, rows, memory_of(chat.model.device) - taken, must_checkpoint)

@@ -31,12 +31,13 @@ from assistant.training.parts import (
     first_trained_layer,
     layers_of,
     memory_plan,
+    pictures_for,
     trained_model,
 )
 from assistant.training.progress import Progress
 from assistant.training.reading import Rows
 from assistant.training.recipe import Objective, Recipe
-from assistant.training.seeing import Pixels, picture_examples
+from assistant.training.seeing import picture_examples
 from assistant.training.states import Prepared, likely_tokens, prepare
 from assistant.training.trainer import AnchoredTrainer, Collator
 
@@ -88,12 +89,12 @@ def train(
     _say_preflight(chat, recipe, examples, order)
     with computing(chat, recipe):
         prepared = _prepare(chat, examples + held_out, order, from_layer)
-    pixels = Pixels(chat.eyes, bool(recipe.vision.pad)) if chat.eyes else None
-    kept = Collator(held_out, prepared[len(examples) :], pixels) if held_out else None
+    pictures = pictures_for(chat, recipe, [image for e in examples + held_out for image in e.images], say)
+    kept = Collator(held_out, prepared[len(examples) :], pictures) if held_out else None
     watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
     head = _head(chat, examples, prepared, objective.vocabulary)
     model = trained_model(chat, recipe, from_layer)
-    plan = memory_plan(model, chat, recipe, examples, order)
+    plan = memory_plan(model, chat, recipe, examples, order, pictures.bytes_on_gpu if pictures else 0)
     say(f"{name_of(chat.model.device)}, {memory_of(chat.model.device) / GIB:.1f} GiB to use: {plan}")
     start = _start(out, resume)
     survive = watching.Survive()
@@ -101,7 +102,7 @@ def train(
         model=model,
         args=arguments(recipe, out / CHECKPOINTS, chat, plan),
         train_dataset=Dataset.from_dict({"batches": order}),
-        collate=Collator(examples, prepared[: len(examples)], pixels),
+        collate=Collator(examples, prepared[: len(examples)], pictures),
         processing_class=chat.tokenizer,
         callbacks=[
             watching.KeepBest(watcher, recipe.watch.every, out, say),

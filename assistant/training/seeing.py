@@ -1,10 +1,12 @@
-"""What training a LLaVA adds: rows with pictures as token ids, its learning parts, pixels into the states.
+"""What training a LLaVA adds: rows with pictures as token ids, its learning parts, pictures into the states.
 
 Source: XTuner's model/llava.py; the projector learns whole and in float32, all else by LoRA.
 """
 
 import random
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from assistant.conversations import Row, images_of
-from assistant.eyes import Eyes
+from assistant.conversations import Message, Row, images_of
 from assistant.llava_data import check_pictures, load_picture_rows
 from assistant.loading import ChatModel, encode_text
 from assistant.training.examples import Example
 from assistant.training.recipe import Recipe, Vision
+from assistant.training.sights import projected
 
 PROJECTOR = "multi_modal_projector"
 SPEAKING = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 SEEING = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")  # of CLIP
+ASKED_OFTEN = 4096  # different prompts whose length is remembered
 HELD_OUT, MOST_HELD_OUT = 0.02, 200  # share and number of the rows, when there is no dev file
 
 
@@ -55,31 +58,26 @@ def _file_in(folder: Path, *names: str) -> Path | None:
     return next((file for file in files if file.is_file()), None)
 
 
-class Pixels:
-    """Pictures → their pixels, kept while a quarter of the free memory has room: an epoch reads them anew."""
-
-    def __init__(self, eyes: Eyes, pad: bool) -> None:
-        import psutil
-
-        self.eyes, self.pad, self.kept = eyes, pad, dict[str, torch.Tensor]()
-        self.room = psutil.virtual_memory().available // 4
-
-    def __call__(self, images: list[str]) -> torch.Tensor:
-        """[pictures, 3, height, width]"""
-        missing = [image for image in dict.fromkeys(images) if image not in self.kept]
-        read = dict(zip(missing, self.eyes.pixels(missing, self.pad), strict=True)) if missing else {}
-        for image, pixels in read.items():
-            if pixels.nbytes <= self.room:
-                self.kept[image], self.room = pixels.clone(), self.room - pixels.nbytes
-        return torch.stack([read[image] if image in read else self.kept[image] for image in images])
-
-
 def picture_examples(chat: ChatModel, rows: list[Row], max_length: int) -> list[Example]:
     """Rows whose every answer is learnt, pictures and all; too long ones lose their last turns."""
-    return [_example(chat, row, max_length) for row in rows]
+    length = _prompt_length(chat)
+    return [_example(chat, row, max_length, length) for row in rows]
 
 
-def _example(chat: ChatModel, row: Row, max_length: int) -> Example:
+def _prompt_length(chat: ChatModel) -> Callable[[list[Message]], int]:
+    """Tokens of a prompt, before its answer; what many rows ask is encoded once."""
+
+    @lru_cache(ASKED_OFTEN)
+    def length(*turns: tuple[str, str, int]) -> int:
+        messages = [{"role": role, "content": text, "images": [""] * count} for role, text, count in turns]
+        return len(chat.encode(messages))  # type: ignore[arg-type]
+
+    return lambda messages: length(*((m["role"], m["content"], len(images_of([m]))) for m in messages))
+
+
+def _example(
+    chat: ChatModel, row: Row, max_length: int, prompt_length: Callable[[list[Message]], int]
+) -> Example:
     messages = row["messages"]
     while len(messages) > 2 and len(chat.encode(messages, add_generation_prompt=False)) > max_length:
         messages = messages[:-2]
@@ -87,7 +85,7 @@ def _example(chat: ChatModel, row: Row, max_length: int) -> Example:
     places: list[int] = []
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            start = len(chat.encode(messages[:index]))
+            start = prompt_length(messages[:index])
             answer = len(encode_text(chat.tokenizer, message["content"])) + 1  # its end of turn
             places += range(start - 1, start + answer - 1)
     last = places[-1] + 2  # what follows the last answer has no loss
@@ -156,14 +154,14 @@ def _targets(lora: dict[str, Any], vision: Vision) -> dict[str, Any]:
     return fields
 
 
-def with_pictures(core: Any, hidden: torch.Tensor, ids: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """[rows, tokens, hidden] with the projector's states in the places of `<image>`.
+def with_pictures(core: Any, hidden: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """[rows, tokens, hidden] with the projector's states in the places of `<image>`, where there are any.
 
-    `core`: a LLaVA's speaking part; `ids`: [rows, tokens]; `pixels`: the rows' pictures in their order.
+    `core`: a LLaVA's speaking part; `batch`: its pictures in the order of the rows.
     """
-    llava = core.llava
-    seen = llava.get_image_features(pixel_values=pixels.to(core.dtype)).pooler_output
-    states = torch.cat(list(seen))
-    places = ids == llava.config.image_token_id
+    if not {"pixel_values", "tower_states"} & batch.keys():
+        return hidden
+    states = projected(core.llava, batch)
+    places = batch["input_ids"] == core.llava.config.image_token_id
     assert int(places.sum()) == len(states), f"{int(places.sum())} places and {len(states)} states"
     return hidden.masked_scatter(places.unsqueeze(-1), states.to(hidden.dtype))

@@ -14,6 +14,7 @@ from assistant.training.examples import Example, padded
 from assistant.training.loss import Head, cross_entropy, kl_to_base, over_pieces, weighted_mean
 from assistant.training.memory import ADVICE
 from assistant.training.seeing import with_pictures
+from assistant.training.sights import Pictures
 from assistant.training.states import Prepared, upper_states
 
 
@@ -24,9 +25,9 @@ class Collator:
         self,
         examples: list[Example],
         prepared: list[Prepared],
-        pixels: Callable[[list[str]], torch.Tensor] | None = None,
+        pictures: Pictures | None = None,
     ) -> None:
-        self.examples, self.prepared, self.pixels = examples, prepared, pixels
+        self.examples, self.prepared, self.pictures = examples, prepared, pictures
 
     def __call__(self, rows: list[int]) -> dict[str, torch.Tensor]:
         examples = [self.examples[row] for row in rows]
@@ -44,8 +45,8 @@ class Collator:
                 batch_first=True,
             )
         images = [image for e in examples for image in e.images]
-        if images and self.pixels:
-            batch["pixel_values"] = self.pixels(images)
+        if images and self.pictures:
+            batch |= self.pictures(images)
         bases = [p.base for p in prepared if p.base is not None]
         if bases:
             batch["base"] = torch.cat(bases)
@@ -70,8 +71,7 @@ def objectives(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(cross-entropy, KL to the base) of a batch, each a mean over its own tokens; 0 where it has none."""
     hidden = batch["states"] if "states" in batch else core.get_input_embeddings()(batch["input_ids"])
-    if "pixel_values" in batch:
-        hidden = with_pictures(core, hidden, batch["input_ids"], batch["pixel_values"])
+    hidden = with_pictures(core, hidden, batch)
     last = upper_states(core, hidden, batch["attention_mask"], from_layer)
     identity, anchor = batch["objective"] == 1, batch["objective"] == 2
     weights, of_identity = batch["weights"], identity[identity | anchor]
@@ -125,7 +125,7 @@ class AnchoredTrainer(SFTTrainer):
                 pass  # what the failed step holds is freed when this block ends
             model.zero_grad()
             torch.cuda.empty_cache()
-            self._need_less(core_of(model), min(self.rows_at_once, max(map(len, inputs["batches"]))))
+            self._need_less(core_of(model), min(self.rows_at_once, sum(map(len, inputs["batches"]))))
 
     def _need_less(self, core: Any, rows: int) -> None:
         """Half as many rows at once than `rows`; instead of none, one whose activations are made twice."""
@@ -141,6 +141,9 @@ class AnchoredTrainer(SFTTrainer):
     def _step(self, model: Any, batches: list[list[int]]) -> torch.Tensor:
         total = torch.zeros((), device=model.device)
         self.seen = defaultdict(lambda: torch.zeros((), device=model.device))
+        if self.rows_at_once >= sum(map(len, batches)):
+            # each mean is over its own rows' places: the sums stay the same
+            batches = [sum(batches, [])]
         for batch in batches:
             for rows, share in self.collate.parts(batch, self.rows_at_once):
                 total += super().training_step(model, {**self.collate(rows), "share": share})
