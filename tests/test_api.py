@@ -94,9 +94,10 @@ def test_a_client_gets_what_the_backend_says_and_what_it_cost(client, engine: En
     assert engine.backend
     said = "".join(engine.backend.stream(talk, Sampling(20)))
     assert reply.choices[0].message.content == said and reply.choices[0].message.role == "assistant"
-    assert reply.choices[0].finish_reason == "length" and reply.model == "ada"
+    written = reply.usage.completion_tokens
+    assert reply.choices[0].finish_reason == ("length" if written == 20 else "stop") and reply.model == "ada"
     assert reply.usage.prompt_tokens == engine.backend.count_prompt(talk)
-    assert reply.usage.completion_tokens == 20 and reply.usage.total_tokens == reply.usage.prompt_tokens + 20
+    assert 0 < written <= 20 and reply.usage.total_tokens == reply.usage.prompt_tokens + written
 
 
 def test_a_streamed_answer_is_the_whole_one_in_pieces(client):

@@ -41,7 +41,7 @@ def make_llama(folder: Path, tokenizer_size: int, **changes) -> None:
 
 
 def make_byte_level(folder: Path, **changes) -> Path:
-    """A tiny folder with a byte-level BPE, digits one by one, that has learnt merges from our own README."""
+    """A tiny folder with a byte-level BPE, digits one by one, its merges from texts that hardly ever change."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -53,7 +53,7 @@ def make_byte_level(folder: Path, **changes) -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=600, special_tokens=["<|endoftext|>", *CONTROL], initial_alphabet=alphabet
     )
-    texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md")]
+    texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("LICENSE", "data/probes/zh.jsonl")]
     inner.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token="<|im_start|>"

@@ -452,7 +452,11 @@ class Visit:
 
     def open_tab(self, name: str) -> None:
         role = "tab" if self.kind == "gradio" else "link"
-        self.page.get_by_role(role, name=name).first.click()
+        tab = self.page.get_by_role(role, name=name).first
+        if self.kind == "gradio" and not tab.is_visible():  # on a phone the last ones are behind "…"
+            self.page.locator(".overflow-menu > button").click()
+            tab = self.page.locator(".overflow-dropdown").get_by_role("button", name=name)
+        tab.click()
 
     def violations(self) -> list[str]:
         """What axe-core finds serious or critical, but for what stands in Gradio's own markup."""

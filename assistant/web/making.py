@@ -30,6 +30,12 @@ PREVIEWED = ("identity", "denial", "near_miss")  # what is asked, what is resist
 WORKED_ON = ("data", "adapter", "model", "scorecard", "before_after.json")
 ROWS = 1200  # as the command makes them
 NICENESS = 10  # the page's own answers come first
+ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONIOENCODING": "utf-8",
+    "NO_COLOR": "1",
+    "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait would stop the page's own answers
+}
 TURN = threading.RLock()
 
 
@@ -132,7 +138,7 @@ def _begin(wish: Wish, folder: Path, root: Path, lock: int) -> "subprocess.Popen
             stderr=log,
             pass_fds=[lock],
             start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", "NO_COLOR": "1"},
+            env=os.environ | ENVIRONMENT,
         )
     os.setpriority(os.PRIO_PGRP, process.pid, NICENESS)
     _write(folder, wish, process.pid, is_stopped=False)
