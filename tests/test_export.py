@@ -41,7 +41,7 @@ def make_llama(folder: Path, tokenizer_size: int, **changes) -> None:
 
 
 def make_byte_level(folder: Path, **changes) -> Path:
-    """A tiny folder with a byte-level BPE, digits one by one, its merges from texts that hardly ever change."""
+    """A tiny folder with a byte-level BPE, digits one by one; its merges are of texts that hardly change."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
