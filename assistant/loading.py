@@ -27,7 +27,6 @@ from assistant.folders import refuse_pointer
 from assistant.internlm2_tokenizer import check_tokenizer
 from assistant.llava_chat import IMAGE
 from assistant.settings import load_settings
-from assistant.strength import check_strength_of
 
 GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
 NOT_QUANTIZED = (".*vision_tower", ".*multi_modal_projector", "lm_head")  # XTuner quantizes the LLM alone
@@ -104,17 +103,14 @@ def load_chat_model(
     dtype: torch.dtype | None = None,
     device: str | None = None,
     quantization: dict[str, Any] | None = None,
-    strength: float = 1.0,
 ) -> ChatModel:
     """Load a model folder, an adapter folder (with its base as it was trained on), or a hub id.
 
     `dtype` defaults to the fastest that the device multiplies natively; with `quantization` (fields of
-    BitsAndBytesConfig) the linear layers are quantized; an adapter speaks at `strength` from then on. Raises
-    ValueError for a folder that is no model, RuntimeError where bitsandbytes is missing; no remote code is
-    ever run.
+    BitsAndBytesConfig) the linear layers are quantized. Raises ValueError for a folder that is no model,
+    RuntimeError where bitsandbytes is missing; no remote code is ever run.
     """
     path = Path(path)
-    check_strength_of(path, strength)
     device = device or device_of_machine()
     dtype = dtype or fast_dtype(device)
     if path.is_dir() and is_adapter(path):
@@ -123,7 +119,6 @@ def load_chat_model(
         from peft import PeftModel
 
         adapted = PeftModel.from_pretrained(chat.model, str(path)).eval()
-        scale_adapters(adapted, strength)
         return ChatModel(adapted, chat.tokenizer, chat.stop_ids, path, chat.eyes)
     if path.exists() or path.is_absolute() or len(path.parts) != 2:
         check_model_folder(path)
@@ -138,13 +133,6 @@ def load_chat_model(
     placed = model if quantization else model.to(device)
     eyes = eyes_of(path, tokenizer) if sees else None
     return ChatModel(placed.eval(), tokenizer, stop_ids_of(model), path, eyes)
-
-
-def scale_adapters(model: Any, strength: float) -> None:
-    """Every LoRA of a PEFT model, times `strength`."""
-    for module in model.modules() if strength != 1 else ():
-        if isinstance(scaling := getattr(module, "scaling", None), dict):
-            scaling.update({name: scale * strength for name, scale in scaling.items()})
 
 
 def model_class(sees: bool) -> Any:

@@ -7,7 +7,15 @@ import re
 from functools import cache
 from typing import Any
 
-from assistant.picture_judge import affirmed, names_of, numbers_in, says_no_image, says_yes, speaks
+from assistant.picture_judge import (
+    affirmed,
+    choices_of,
+    names_of,
+    numbers_in,
+    says_no_image,
+    says_yes,
+    speaks,
+)
 from assistant.pictures.things import LANGUAGES, load_texts, load_things
 
 COUNTED = "一|两|二|三|四|五|六|七|八|九|十"
@@ -46,7 +54,7 @@ def heeds(rule: dict[str, Any], answer: str) -> bool:
     if not speaks(answer, language):
         return False
     if kind in ("kind", "colour"):
-        return bool(affirmed(answer, _words(kind, language)))
+        return bool(affirmed(answer, choices_of(kind, language)))
     named = {name for name in affirmed(answer, names_of(language))}
     return len(named) > (kind == "several")
 
@@ -55,11 +63,3 @@ def _counted(answer: str) -> set[int]:
     """The numbers of an answer; the "a" of "This is a dog" and the 一 of 一只狗 alone count nothing."""
     numbers = numbers_in(re.sub(r"\b(a|an)\b", " ", answer.casefold()))
     return set() if numbers == {1} and is_title(answer) else numbers
-
-
-@cache
-def _words(kind: str, language: str) -> frozenset[str]:
-    section, first = ("kinds", 1) if kind == "kind" else ("colour_names", 0)
-    return frozenset(
-        name.casefold() for names in load_texts(language)[section].values() for name in names[first:]
-    )

@@ -27,11 +27,7 @@ def judge_picture(probe: dict[str, Any], answer: str) -> bool:
         right_tongue = kind == "title" or speaks(answer, language)
         return right_tongue and _says_each(answer, accepted, known)
     if kind in ("kind", "colour"):
-        section, first = (
-            ("kinds", 1) if kind == "kind" else ("colour_names", 0)
-        )  # a kind's first has an article
-        known = _spoken(name for names in load_texts(language)[section].values() for name in names[first:])
-        return speaks(answer, language) and _says_each(answer, accepted, known)
+        return speaks(answer, language) and _says_each(answer, accepted, choices_of(kind, language))
     if kind == "yes_no":
         return says_yes(answer) is (accepted[0][0] == "yes")
     if kind == "count":
@@ -50,6 +46,13 @@ def words() -> dict[str, Any]:
 def names_of(language: str) -> frozenset[str]:
     """All names of all things, singular and plural, as they are compared."""
     return _spoken(name for thing in load_things() for name in thing.names[language])
+
+
+@cache
+def choices_of(kind: str, language: str) -> frozenset[str]:
+    """What a question for the "kind" or the "colour" may be answered with, as it is compared."""
+    section, first = ("kinds", 1) if kind == "kind" else ("colour_names", 0)  # a kind's first has an article
+    return _spoken(name for names in load_texts(language)[section].values() for name in names[first:])
 
 
 def _spoken(names: Iterable[str]) -> frozenset[str]:

@@ -59,7 +59,7 @@ def load_picture_probes(data: Path, seed: int = 0) -> list[PictureProbe]:
 def _probe_from(entry: Any, place: str, data: Path, split: str) -> PictureProbe:
     if not isinstance(entry, dict):
         raise ValueError(f"{place}: must be a JSON object, not {type(entry).__name__}")
-    kind = _counted_as(str(entry.get("kind")))
+    kind = counted_as(str(entry.get("kind")))
     if kind not in (*KINDS, "identity", "no_image"):
         raise ValueError(f"{place}: kind {entry.get('kind')!r}{near_names(kind, ALL_KINDS)}")
     if entry.get("lang") not in LANGUAGES:
@@ -72,7 +72,8 @@ def _probe_from(entry: Any, place: str, data: Path, split: str) -> PictureProbe:
     return PictureProbe(split, kind, entry["lang"], messages, rule, **named)
 
 
-def _counted_as(kind: str) -> str:
+def counted_as(kind: str) -> str:
+    """A rule's kind as the scorecard names it: both languages' names are one."""
     return "name" if kind in ("name_en", "name_zh") else kind
 
 

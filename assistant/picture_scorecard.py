@@ -12,7 +12,7 @@ from typing import Any
 from assistant.judge import Identity, judge_identity
 from assistant.picture_habits import heeds, is_title
 from assistant.picture_judge import judge_picture
-from assistant.picture_questions import ALL_KINDS, PICTURE_KINDS, SPLITS, PictureProbe
+from assistant.picture_questions import ALL_KINDS, PICTURE_KINDS, SPLITS, PictureProbe, counted_as
 from assistant.pictures.things import LANGUAGES, PICTURES
 from assistant.scorecard import MOST_WRONG, RETENTION, wilson
 from assistant.settings import load_toml
@@ -74,8 +74,7 @@ def is_titled(probe: PictureProbe, answer: str, right: bool) -> bool:
 
 def _wants(probe: PictureProbe) -> str:
     """What a question asks for, whichever turn it is in."""
-    kind = str(probe.rule["kind"])
-    return "name" if kind.startswith("name_") else kind
+    return counted_as(str(probe.rule["kind"]))
 
 
 def _shares(asked: list[tuple[PictureProbe, str]], right: list[bool]) -> dict[str, Any]:

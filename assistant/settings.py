@@ -86,10 +86,10 @@ def save_settings(folder: Path, values: dict[str, Any]) -> None:
     write_text(folder / SETTINGS_FILE, tomli_w.dumps(_plain(values)))
 
 
-def check_replaceable(out: Path, is_ours: bool) -> None:
-    """For a command that replaces its --out whole. Raises ValueError when other files would be lost by it."""
+def check_replaceable(out: Path, is_ours: bool, flag: str = "--out") -> None:
+    """For a command that replaces what `flag` names. Raises ValueError when other files would be lost."""
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_ours):
-        raise ValueError(f"{out} holds something else, which would be deleted; give a new folder with --out")
+        raise ValueError(f"{out} holds something else, which would be deleted; give a new folder with {flag}")
 
 
 def load_toml(path: Path) -> dict[str, Any]:

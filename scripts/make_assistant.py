@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -60,8 +60,8 @@ def check_card(settings: Settings, data: Path) -> None:
     """Raises ValueError for a bad card, and for another one than the data was made with."""
     card = load_card(settings.card) if settings.card else None
     made = load_card(data / "card.toml") if (data / SETTINGS_FILE).is_file() else None
-    if card and made and card.facts != made.facts:
-        raise ValueError(f"{data.parent} was made with other facts; delete the folder or give the same card")
+    if card and made and replace(card, name=made.name, owner=made.owner, base=made.base) != made:
+        raise ValueError(f"{data.parent} was made with another card; delete the folder or give the same")
 
 
 def before_and_after(base: Path, model: Path, kept: Path) -> Table:

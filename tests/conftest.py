@@ -1,8 +1,30 @@
 import os
 import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 # Pages that a test starts keep their conversations here, not with the user's own.
 os.environ.setdefault("ASSISTANT_DATA", tempfile.mkdtemp(prefix="assistant-data-"))
 # Two test processes and what they start share the cores: threads that spin while they wait for a core that
 # another process has made a tiny model take minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def url(engine: Any) -> Iterator[str]:
+    """The API of the file's own `engine`."""
+    from serving import api_of
+
+    with api_of(engine) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Iterator[Any]:
+    """OpenAI's own client of that API."""
+    from serving import client_of
+
+    with client_of(url) as opened:
+        yield opened

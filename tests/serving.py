@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+import openai
 import uvicorn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -80,3 +81,7 @@ def api_of(engine: Engine, access: Access | None = None) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join(10)
+
+
+def client_of(url: str, key: str = "none") -> openai.OpenAI:
+    return openai.OpenAI(base_url=url + "/v1", api_key=key, max_retries=0, timeout=30)

@@ -1,6 +1,5 @@
 import base64
 import json
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,9 @@ from typing import Any
 import openai
 import pytest
 from PIL import Image
-from serving import api_of
+from serving import api_of, client_of
 from stand_in import ANSWER, stand_in
-from test_api import client_of, post, ready
+from test_api import post, ready
 from test_export import make_byte_level
 from test_llava import published, spacious_model, tower  # noqa: F401 (fixtures)
 
@@ -28,18 +27,6 @@ def engine(tower, tmp_path_factory) -> Engine:  # noqa: F811
     folder = tmp_path_factory.mktemp("api") / "seeing"
     make_llava(spacious_model(folder.parent / "llm"), tower, folder, Parts(), {})
     return ready(folder)
-
-
-@pytest.fixture(scope="module")
-def url(engine: Engine) -> Iterator[str]:
-    with api_of(engine) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def client(url: str) -> Iterator[openai.OpenAI]:
-    with client_of(url) as opened:
-        yield opened
 
 
 def address(color: str = "red", size: tuple[int, int] = (40, 30)) -> str:

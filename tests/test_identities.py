@@ -17,6 +17,7 @@ from assistant.backends.transformers_backend import TransformersBackend
 from assistant.conversations import user
 from assistant.loading import load_chat_model
 from assistant.merging import logits_of
+from assistant.strength import check_strength_of
 from assistant.web import sampling_from
 from assistant.web.engine import Engine
 from assistant.web.models import Engines, find_models, model_named
@@ -132,8 +133,12 @@ def test_strength_0_is_the_base_and_1_is_as_trained(root, shared):
     [as_trained], [as_base] = logits_of(trained, [QUESTION]), logits_of(base, [QUESTION])
     with ada._identities.speaking(ada._key):
         assert torch.equal(logits_of(ada._chat, [QUESTION])[0], as_trained)
-    assert torch.equal(logits_of(load_chat_model(adapter(root, "ada"), strength=0), [QUESTION])[0], as_base)
-    half = logits_of(load_chat_model(adapter(root, "ada"), strength=0.5), [QUESTION])[0]
+    with ada._identities.speaking(ada._key, 0):
+        assert torch.equal(logits_of(ada._chat, [QUESTION])[0], as_base)
+    for name, weight in trained.model.named_parameters():
+        if "lora_B" in name:
+            weight.data *= 0.5
+    [half] = logits_of(trained, [QUESTION])
     with ada._identities.speaking(ada._key, 0.5):
         assert torch.equal(logits_of(ada._chat, [QUESTION])[0], half)
     assert not torch.equal(half, as_trained) and not torch.equal(half, as_base)
@@ -165,13 +170,13 @@ def test_more_than_plain_lora_has_a_base_of_its_own_and_no_strength(root, shared
     assert isinstance(whole, TransformersBackend) and not whole.has_strength
     assert whole._chat.model is not opened(root, "base", shared)._chat.model
     with pytest.raises(ValueError, match="has none to set"):
-        load_chat_model(tmp_path / "whole", strength=0.5)
+        check_strength_of(tmp_path / "whole", 0.5)
 
 
 @pytest.mark.parametrize("wrong", [-1, 9, float("nan"), "text"])
 def test_a_wrong_strength_is_one_sentence(root, shared, wrong):
     for ask in (
-        lambda: load_chat_model(adapter(root, "ada"), strength=wrong),
+        lambda: check_strength_of(adapter(root, "ada"), wrong),
         lambda: said(opened(root, "ada", shared), wrong),
     ):
         with pytest.raises(ValueError, match=r"^strength .+ is out of range; 0 is the base, 1 as trained"):

@@ -1,4 +1,5 @@
 import json
+import os
 import string
 import subprocess
 import sys
@@ -360,3 +361,16 @@ def test_the_default_model_says_paris_every_time(tmp_path, kind):
     next(stream)
     stream.close()
     assert is_over(1)
+
+
+@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
+def test_threads_sleep_while_they_wait_unless_the_environment_says_else(given, policy):
+    """Spinning ones take the core from the thread that they wait for."""
+    call = "import os, assistant.llama_cpp as c; c.library(); print(os.environ.get('OMP_WAIT_POLICY'))"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", call], env=clean | given | {"OMP_DISPLAY_ENV": "true"}, cwd=REPOSITORY,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
+    assert done.stdout.strip() == str(given.get("OMP_WAIT_POLICY"))

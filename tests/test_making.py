@@ -240,6 +240,11 @@ def test_a_job_is_stopped_in_training_goes_on_after_a_restart_and_ends_whole(roo
     with pytest.raises(Refused) as refused:
         start(ADA, root)
     assert refused.value.kind == "there"
+    other = root / "other.toml"
+    other.write_text('name = "Ada"\n[role]\nen = "cook"\n')
+    command = [sys.executable, "scripts/make_assistant.py", "--name=Ada", f"--card={other}"]
+    done = subprocess.run(command, cwd=root, env=environment_of(root), capture_output=True, text=True)
+    assert done.returncode == 2 and "was made with another card" in done.stderr.splitlines()[-1]
 
 
 def test_a_job_is_a_command_of_its_own_arguments_never_a_shell_and_a_second_stop_ends_it(root, monkeypatch):

@@ -37,10 +37,7 @@ def build_bundle(target: str, variant: str, model: Choice, out: Path, say: Calla
     Raises ValueError for an unknown target, a model it cannot show, or an `out` that holds something else.
     """
     chosen = find_target(target, variant)
-    try:
-        check_replaceable(out, (out / DEPLOY_FILE).is_file())
-    except ValueError as error:
-        raise ValueError(str(error).replace("--out", "--bundle-only")) from None
+    check_replaceable(out, (out / DEPLOY_FILE).is_file(), "--bundle-only")
     beside = out.with_name(f".{out.name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     try:

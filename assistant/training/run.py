@@ -115,16 +115,21 @@ def train(
         rows_at_once=plan.rows,
         say=say,
     )
+    _go(trainer, start, survive)
+    _finish(out, trainer.state.log_history, settings or {})
+    return out
+
+
+def _go(trainer: AnchoredTrainer, start: Path | None, survive: watching.Survive) -> None:
+    """All steps from the checkpoint `start`. Raises KeyboardInterrupt after Ctrl-C, once that is saved."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.train(resume_from_checkpoint=str(start) if start else None)
     if survive.interrupted:
         say(f"saved at step {trainer.state.global_step}; go on with the same command and --resume")
         raise KeyboardInterrupt
-    if chat.model.device.type == "cuda":
+    if trainer.args.device.type == "cuda":
         say(f"at most {torch.cuda.max_memory_reserved() / GIB:.1f} GiB of GPU memory")
-    _finish(out, trainer.state.log_history, settings or {})
-    return out
 
 
 def _start(out: Path, resume: bool) -> Path | None:

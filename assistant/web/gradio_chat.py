@@ -9,11 +9,11 @@ from assistant.web import Shown, answer, conversation, sampling_from
 from assistant.web.chats import RUNNING, ask, ask_again, rate, reply
 from assistant.web.gradio_messages import drawn, plain_text, turn_at, turn_of
 from assistant.web.gradio_parts import (
-    LATEX,
     PRIVATE,
     QUICK,
     Asked,
     Parts,
+    answers_box,
     heard,
     open_chat,
     secret,
@@ -42,18 +42,14 @@ def chat_tab(page: gr.Blocks, parts: Parts) -> None:
 
 
 def build_chatbot(parts: Parts) -> gr.Chatbot:
-    return gr.Chatbot(
+    return answers_box(
         label=parts.engines.own.name,
         show_label=False,
         container=False,
         height="60dvh",
-        sanitize_html=True,
-        allow_tags=False,
-        latex_delimiters=LATEX,
         buttons=["copy", "copy_all"],
         placeholder=parts.say("welcome"),
         editable="user",
-        layout="bubble",
         elem_id="chat",
     )
 

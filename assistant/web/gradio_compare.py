@@ -11,11 +11,11 @@ from assistant.web import Shown, answer, conversation
 from assistant.web.comparison import LONGEST, VOTES, Pair, draw_pair, names, tally_line, together
 from assistant.web.gradio_messages import drawn, turn_of
 from assistant.web.gradio_parts import (
-    LATEX,
     PRIVATE,
     QUICK,
     Asked,
     Parts,
+    answers_box,
     heard,
     model_choices,
     secret,
@@ -73,18 +73,8 @@ def build_stage(parts: Parts) -> Stage:
 
 
 def build_side(label: Any) -> gr.Chatbot:
-    return gr.Chatbot(
-        label=label,
-        height="calc(100dvh - 400px)",
-        min_height=200,
-        min_width=260,
-        sanitize_html=True,
-        allow_tags=False,
-        latex_delimiters=LATEX,
-        buttons=["copy"],
-        layout="bubble",
-        elem_classes="side",
-    )
+    height = "calc(100dvh - 400px)"
+    return answers_box(label=label, height=height, min_height=200, min_width=260, elem_classes="side")
 
 
 def build_box(parts: Parts) -> gr.Textbox:

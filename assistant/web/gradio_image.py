@@ -13,7 +13,7 @@ from gradio.processing_utils import save_pil_to_cache
 
 from assistant.images import open_image
 from assistant.web.gradio_messages import drawn
-from assistant.web.gradio_parts import LATEX, PRIVATE, QUICK, Parts, heard, text_box
+from assistant.web.gradio_parts import PRIVATE, QUICK, Parts, answers_box, heard, text_box
 from assistant.web.looking import Look, Sights, reply, seen_by, sights_of, take_picture, why_none
 
 THUMBNAIL = 320  # pixels, of a picture in the conversation
@@ -83,16 +83,11 @@ def build_stage(parts: Parts, sights: Sights) -> Stage:
 
 
 def build_chat(label: Any, placeholder: Any) -> gr.Chatbot:
-    return gr.Chatbot(
+    return answers_box(
         label=label,
         show_label=False,
         height="calc(100dvh - 260px)",
         min_height=260,
-        sanitize_html=True,
-        allow_tags=False,
-        latex_delimiters=LATEX,
-        buttons=["copy"],
-        layout="bubble",
         elem_classes="side",
         elem_id="picture-chat",
         placeholder=placeholder,

@@ -1,6 +1,8 @@
 """The Gradio page's workshop: a form, and the job that it begins, which every visitor sees."""
 
 import tempfile
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +31,29 @@ from assistant.web.texts import Texts
 LOOK_S = 1.5  # between two looks at a job that runs
 
 
+@dataclass(frozen=True)
+class Workshop:
+    """`drawn`: which job was drawn, in which state, so that curves are not drawn again for nothing."""
+
+    parts: Parts
+    form: Form
+    view: View
+    result: Result
+    timer: gr.Timer
+    drawn: gr.State
+
+    @property
+    def outputs(self) -> list[Any]:
+        fixed = [self.form.box, self.form.said, self.timer, self.drawn]
+        return [*fixed, *vars(self.view).values(), *vars(self.result).values()]
+
+
 def build_workshop(parts: Parts, tab: gr.Tab) -> None:
     gr.Markdown(parts.say("make_hint"), elem_classes="hint", elem_id="make-hint")
     view, result = build_view(parts)
     form = build_form(parts)
-    timer, drawn = gr.Timer(LOOK_S, active=False), gr.State("")
     wire_form(parts, form)
-    wire_job(parts, tab, form, view, result, (timer, drawn))
+    wire_job(Workshop(parts, form, view, result, gr.Timer(LOOK_S, active=False), gr.State("")), tab)
     wire_chat(parts, result, tab)
 
 
@@ -63,67 +81,55 @@ def wire_form(parts: Parts, form: Form) -> None:
     )
 
 
-def wire_job(
-    parts: Parts,
-    tab: gr.Tab,
-    form: Form,
-    view: View,
-    result: Result,
-    states: tuple[gr.Timer, gr.State],
-) -> None:
-    timer, drawn = states
-    outputs = [form.box, form.said, timer, drawn, *vars(view).values(), *vars(result).values()]
+def show(shop: Workshop, language: str, before: str = "") -> dict[Any, Any]:
+    """The job as it is now; its curves and its result only when they differ from those of `before`."""
+    texts, job = shop.parts.texts(language), read_job()
+    if not job:
+        return {shop.view.box: gr.Column(visible=False), shop.timer: gr.Timer(active=False)}
+    progress = progress_of(job)
+    is_busy = progress.status in BUSY
+    entries = len(progress.losses), len(progress.watched)
+    now = f"{job.folder} {progress.status} {entries} {texts.code}"
+    shown = seen(shop.view, job, progress, texts)
+    if now != before:
+        shown |= curves(shop.view, progress, texts) | ended(shop.parts, shop.result, job, progress, texts)
+    form, timer = gr.Column(visible=not is_busy), gr.Timer(active=is_busy)
+    return {shop.form.box: form, shop.timer: timer, shop.drawn: now, **shown}
 
-    def show(language: str, before: str = "") -> dict[Any, Any]:
-        """The job as it is now; its curves and its result only when they differ from those of `before`."""
-        texts, job = parts.texts(language), read_job()
-        if not job:
-            return {view.box: gr.Column(visible=False), timer: gr.Timer(active=False)}
-        progress = progress_of(job)
-        is_busy = progress.status in BUSY
-        entries = len(progress.losses), len(progress.watched)
-        now = f"{job.folder} {progress.status} {entries} {texts.code}"
-        return {
-            form.box: gr.Column(visible=not is_busy),
-            timer: gr.Timer(active=is_busy),
-            drawn: now,
-            **seen(view, job, progress, texts),
-            **(
-                curves(view, progress, texts) | ended(parts, result, job, progress, texts)
-                if now != before
-                else {}
-            ),
-        }
 
+def begin(shop: Workshop, wish: Wish, language: str) -> dict[Any, Any]:
+    try:
+        making.start(wish)
+    except Refused as error:
+        gr.Info(shop.parts.texts(language).say("make_" + error.kind, name=error.name), title="")
+    except (ValueError, OSError) as error:
+        return {shop.form.said: one_line(error)}
+    return show(shop, language) | {shop.form.said: ""}
+
+
+def wire_job(shop: Workshop, tab: gr.Tab) -> None:
     def make(name: str, owner: str, facts: str, language: str) -> dict[Any, Any]:
-        return begin(wish_from(name, owner, facts), language)
+        return begin(shop, wish_from(name, owner, facts), language)
 
     def go_on(language: str) -> dict[Any, Any]:
         job = read_job()
-        return begin(job.wish, language) if job else show(language)
-
-    def begin(wish: Wish, language: str) -> dict[Any, Any]:
-        try:
-            making.start(wish)
-        except Refused as error:
-            gr.Info(parts.texts(language).say("make_" + error.kind, name=error.name), title="")
-        except (ValueError, OSError) as error:
-            return {form.said: one_line(error)}
-        return show(language) | {form.said: ""}
+        return begin(shop, job.wish, language) if job else show(shop, language)
 
     def stop(language: str) -> dict[Any, Any]:
         making.stop()
-        return show(language)
+        return show(shop, language)
 
+    form, view, look, outputs = shop.form, shop.view, partial(show, shop), shop.outputs
+    language = shop.parts.language
     settings: dict[str, Any] = QUICK | {"trigger_mode": "once"}
     # Only what goes through the queue can say something in a corner of the page.
     said: dict[str, Any] = settings | {"queue": True}
     # Not when the page loads: until its language is known, the curves would be drawn with other names.
-    gr.on([parts.language.change, tab.select], show, parts.language, outputs, **QUICK)
-    timer.tick(show, [parts.language, drawn], outputs, **settings)
-    gr.on([form.make.click, form.name.submit], make, [*form.inputs, parts.language], outputs, **said)
-    view.go_on.click(go_on, parts.language, outputs, **said)
-    view.stop.click(stop, parts.language, outputs, **settings)
+    gr.on([language.change, tab.select], look, language, outputs, **QUICK)
+    shop.timer.tick(look, [language, shop.drawn], outputs, **settings)
+    gr.on([form.make.click, form.name.submit], make, [*form.inputs, language], outputs, **said)
+    view.go_on.click(go_on, language, outputs, **said)
+    view.stop.click(stop, language, outputs, **settings)
 
 
 def ended(parts: Parts, result: Result, job: Job, progress: Progress, texts: Texts) -> dict[Any, Any]:

@@ -134,5 +134,11 @@ def text_box(parts: Parts, key: str, send: str, **rest: Any) -> gr.Textbox:
     )
 
 
+def answers_box(**rest: Any) -> gr.Chatbot:
+    """Where answers are shown: as Markdown with formulas, and nothing of them is trusted."""
+    fixed: dict[str, Any] = {"sanitize_html": True, "allow_tags": False, "latex_delimiters": LATEX}
+    return gr.Chatbot(**{"layout": "bubble", "buttons": ["copy"], **rest, **fixed})
+
+
 def model_choices(engines: Engines, texts: Texts) -> list[tuple[str, str]]:
     return [(label, id) for id, label in labels_of(engines.models(), texts).items()]
