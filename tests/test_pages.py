@@ -426,11 +426,15 @@ class Visit:
         self.box.fill(question)
         self.box.press("Enter")
 
+    @property
+    def stop_button(self):
+        name = "#box .stop-button" if self.kind == "gradio" else "[data-testid=stChatInputStopButton]"
+        return self.page.locator(name)
+
     def stop(self) -> None:
-        if self.kind == "gradio":
-            self.page.locator("#box .stop-button").click()
-        else:
-            self.page.get_by_test_id("stChatInputStopButton").click()
+        """Stop, and wait until the box takes the next question: before that, Gradio leaves it in the box."""
+        self.stop_button.click()
+        self.stop_button.wait_for(state="hidden")
 
     def sees(self, text: str) -> None:
         self.page.get_by_text(text).last.wait_for()
@@ -446,8 +450,7 @@ class Visit:
     def reads_answer(self) -> None:
         """The answer is whole: its figures are there and the page is at rest."""
         self.sees("tokens/s")
-        stop = "#box .stop-button" if self.kind == "gradio" else "[data-testid=stChatInputStopButton]"
-        self.page.locator(stop).wait_for(state="hidden")
+        self.stop_button.wait_for(state="hidden")
         self.page.wait_for_timeout(600)  # Streamlit draws the page once more
 
     def open_tab(self, name: str) -> None:
