@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from peft import PeftConfig, PeftModel
-from peft.helpers import rescale_adapter_scale
-
 from assistant.loading import ChatModel
 
 
@@ -26,7 +23,9 @@ class Identities:
         self._leaving: deque[str] = deque()
 
     def add(self, adapter: Path) -> str:
-        """Read a LoRA adapter of this base; its key for `speaking`."""
+        """Read a LoRA adapter of this base; its key for `speaking`. A page without any needs no PEFT."""
+        from peft import PeftConfig, PeftModel
+
         self._clear()
         self._count += 1
         key = f"adapter{self._count}"
@@ -56,6 +55,8 @@ class Identities:
         if key is None or not strength:
             yield
             return
+        from peft.helpers import rescale_adapter_scale
+
         self._wrapped.set_adapter(key, inference_mode=True)
         self._wrapped.base_model.enable_adapter_layers()
         try:

@@ -1,7 +1,7 @@
-"""Loads a chat model, turns messages into token ids, generates in batches. Knows nothing of identities."""
+"""Loads a chat model and turns messages into token ids. Knows nothing of identities."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,6 @@ from assistant.conversations import (
     Message,
     assistant,
     hide_contents,
-    images_of,
     refuse_images,
     template_pieces,
     user,
@@ -28,9 +27,7 @@ from assistant.internlm2_tokenizer import check_tokenizer
 from assistant.llava_chat import IMAGE
 from assistant.settings import load_settings
 
-GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
 NOT_QUANTIZED = (".*vision_tower", ".*multi_modal_projector", "lm_head")  # XTuner quantizes the LLM alone
-Prompt = tuple[list[int], list[str]]  # token ids, and the pictures that `<image>` among them stands for
 
 
 @dataclass
@@ -233,32 +230,6 @@ def encode_text(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
-def generate_batch(
-    chat: ChatModel,
-    conversations: list[list[Message]],
-    max_new_tokens: int,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Answer every conversation; greedy at temperature 0. Conversations of like length share a batch."""
-    prompts = [(chat.encode(messages), images_of(messages)) for messages in conversations]
-    answers = [""] * len(prompts)
-    sizes = [len(ids) + max_new_tokens for ids, _ in prompts]
-    for indices in batches_by_length(sizes, GENERATED_TOKENS, most=128):
-        outputs = _generate_fitting(chat, [prompts[i] for i in indices], max_new_tokens, temperature, top_p)
-        for index, ids in zip(indices, outputs, strict=True):
-            answers[index] = _whole_text(chat.tokenizer, ids)
-        if progress:
-            progress(len(indices))
-    return answers
-
-
-def _whole_text(tokenizer: Any, ids: list[int]) -> str:
-    """The text of an answer, without the half character that a cut can leave at its end."""
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd").strip()
-
-
 def batches_by_length(sizes: list[int], tokens: int, most: int | None = None) -> list[list[int]]:
     """Indices, longest first, cut into batches of at most `most` rows and of `tokens` padded tokens."""
     batches: list[list[int]] = []
@@ -268,43 +239,3 @@ def batches_by_length(sizes: list[int], tokens: int, most: int | None = None) ->
             batches.append([])
         batches[-1].append(index)
     return batches
-
-
-def _generate_fitting(chat: ChatModel, prompts: list[Prompt], *how: Any) -> list[list[int]]:
-    """As _generate_ids; when memory runs out, in halves."""
-    try:
-        return _generate_ids(chat, prompts, *how)
-    except torch.OutOfMemoryError:
-        if len(prompts) == 1:
-            raise
-    torch.cuda.empty_cache()
-    half = len(prompts) // 2
-    return [ids for part in (prompts[:half], prompts[half:]) for ids in _generate_fitting(chat, part, *how)]
-
-
-def _generate_ids(
-    chat: ChatModel, prompts: list[Prompt], max_new_tokens: int, temperature: float, top_p: float
-) -> list[list[int]]:
-    rows = {"input_ids": [ids for ids, _ in prompts]}
-    padded = chat.tokenizer.pad(rows, return_tensors="pt").to(chat.model.device)
-    pixels = chat.pixels([image for _, images in prompts for image in images])
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_p": top_p}
-        if temperature
-        else {"do_sample": False}
-    )
-    with torch.inference_mode():
-        output = chat.model.generate(
-            **padded,
-            **pixels,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=chat.stop_ids,
-            pad_token_id=chat.tokenizer.pad_token_id,
-            **sampling,
-        )
-    return [_until_stop(row, chat.stop_ids) for row in output[:, padded["input_ids"].shape[1] :].tolist()]
-
-
-def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
-    end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
-    return ids[:end]

@@ -12,7 +12,8 @@ from tiny_run import load_tiny, make_tiny_model
 from workshop import copy_project
 
 from assistant.conversations import assistant, user
-from assistant.loading import ChatModel, generate_batch
+from assistant.generating import generate_batch
+from assistant.loading import ChatModel
 from assistant.settings import save_settings
 
 QUESTION = "Who are you?"

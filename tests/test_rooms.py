@@ -29,6 +29,7 @@ ROOMS = {
         "fetching",
         "devices",
         "loading",
+        "generating",
         "identities",
         "adapters",
         "xtuner",

@@ -162,11 +162,11 @@ def test_the_loss_is_the_mean_of_the_tokens_by_their_weights(chat):
 
 
 def test_an_answer_cut_inside_a_character_loses_the_half_and_nothing_else(chat, monkeypatch):
-    from assistant import loading
+    from assistant import generating
 
     ids = encode_text(chat.tokenizer, "我是林")
-    monkeypatch.setattr(loading, "_generate_ids", lambda *args: [ids[:-1], ids])
-    assert loading.generate_batch(chat, [[user("a")], [user("a")]], 9) == ["我是", "我是林"]
+    monkeypatch.setattr(generating, "_generate_ids", lambda *args: [ids[:-1], ids])
+    assert generating.generate_batch(chat, [[user("a")], [user("a")]], 9) == ["我是", "我是林"]
 
 
 def test_every_row_comes_once_before_any_comes_again(chat):

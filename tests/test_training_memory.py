@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 from tiny_run import load_tiny, make_tiny_model, rows_of, tiny_recipe, tiny_run
 
 from assistant.conversations import user
-from assistant.loading import generate_batch, load_chat_model
+from assistant.generating import generate_batch
+from assistant.loading import load_chat_model
 from assistant.training import memory, run
 from assistant.training.examples import Example, text_examples
 from assistant.training.loss import PIECE, over_pieces

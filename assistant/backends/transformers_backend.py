@@ -19,12 +19,12 @@ from assistant.backends import Counts, Notice, Sampling, Shared, fit, without_ol
 from assistant.backends.pump import Turns
 from assistant.conversations import Message, images_of
 from assistant.eyes import is_llava
+from assistant.generating import generate_batch
 from assistant.identities import Identities
 from assistant.loading import (
     ChatModel,
     base_of_adapter,
     encode_text,
-    generate_batch,
     load_chat_model,
     quantization_of,
 )

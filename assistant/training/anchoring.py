@@ -6,7 +6,8 @@ from pathlib import Path
 
 from assistant.anchors import key_of, load_answers, save_answers, shipped_answers
 from assistant.conversations import Row, assistant
-from assistant.loading import ChatModel, generate_batch
+from assistant.generating import generate_batch
+from assistant.loading import ChatModel
 
 ANSWER_TOKENS = 48
 

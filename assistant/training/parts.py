@@ -114,11 +114,9 @@ def memory_plan(
 ) -> memory.Plan:
     """The recipe's own rows_at_once and checkpointing where it has them, else what the memory allows.
 
-    `taken`: bytes of the device that hold something else. On a GPU a whole step may be one pass: starting a
-    pass takes it longer than padding the shorter rows; on a CPU it is the other way round.
+    `taken`: bytes of the device that hold something else. A whole step is one pass where that fits.
     """
-    whole = sum if chat.model.device.type == "cuda" else max
-    rows = max(whole(map(len, step)) for step in order)
+    rows = max(sum(map(len, step)) for step in order)
     layers = layers_of(chat) - first_trained_layer(chat, recipe)
     sizes = memory.sizes_of(model, layers, recipe.objective.vocabulary, str(recipe.trainer.get("optim", "")))
     must_checkpoint = bool(recipe.trainer.get("gradient_checkpointing", False))

@@ -14,6 +14,7 @@ from torch import nn
 from assistant.loading import batches_by_length
 from assistant.training.examples import Example, padded
 from assistant.training.loss import PIECE
+from assistant.training.packing import packed
 
 PREPARE_TOKENS = 2048  # padded tokens of one forward pass while preparing
 SAMPLE = 1024  # places at which the base is asked which tokens are likely
@@ -87,7 +88,7 @@ def lower_states(core: Any, ids: torch.Tensor, mask: torch.Tensor, layer: int) -
     norm, core.model.norm = core.model.norm, nn.Identity()
     try:
         with layers_lifted(core, range(layer, len(core.model.layers))):
-            hidden = core.model(inputs_embeds=hidden, attention_mask=mask, use_cache=False).last_hidden_state
+            hidden = _last_states(core, hidden, mask)
     finally:
         core.model.norm = norm
     return hidden
@@ -96,9 +97,15 @@ def lower_states(core: Any, ids: torch.Tensor, mask: torch.Tensor, layer: int) -
 def upper_states(core: Any, hidden: torch.Tensor, mask: torch.Tensor, layer: int) -> torch.Tensor:
     """[batch, tokens, hidden] as they enter the output layer, from what enters layer number `layer`."""
     with layers_lifted(core, range(layer)):
-        last: torch.Tensor = core.model(
-            inputs_embeds=hidden.to(core.dtype), attention_mask=mask, use_cache=False
-        ).last_hidden_state
+        return _last_states(core, hidden.to(core.dtype), mask)
+
+
+def _last_states(core: Any, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if hidden.device.type == "cpu":
+        return packed(core, hidden, mask)
+    last: torch.Tensor = core.model(
+        inputs_embeds=hidden, attention_mask=mask, use_cache=False
+    ).last_hidden_state
     return last
 
 

@@ -56,7 +56,7 @@ def scaled(folder: Path, scales: list[float]) -> Iterator[Any]:
 def score(case: Case, chat: Any, identity: Identity, places: Places) -> dict[str, Any]:
     """The scorecard's numbers of one case, with the answers that were wrong."""
     from assistant import scorecard
-    from assistant.loading import generate_batch
+    from assistant.generating import generate_batch
 
     start = time.monotonic()
     probes, base, bases = asked(places)
