@@ -9,6 +9,7 @@ from assistant.settings import DATA, REPOSITORY, load_toml, near_names
 
 # What is fetched: never Python files (remote code), and pickled weights only where the catalog says so.
 PLAIN_FILES = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja", "LICENSE*")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 SourceKind = Literal["hub", "modelscope", "pypi", "openxlab", "local"]
 

@@ -1,5 +1,7 @@
 """Adapter + base → one folder, and the proof that it answers the same. Merges in float32, casts once."""
 
+import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,15 +15,16 @@ import torch
 from peft import PeftModel
 from peft.helpers import rescale_adapter_scale
 
+from assistant.catalog import ADAPTER_FILES, PLAIN_FILES
 from assistant.conversations import Message, images_of, user
 from assistant.eyes import eyes_of, is_llava
-from assistant.folders import copy_chat, stored_dtype
+from assistant.folders import copy_chat, sha256_of, stored_dtype
+from assistant.generating import generate_batch
 from assistant.images import data_address
 from assistant.loading import (
     ChatModel,
     base_of_adapter,
     check_model_folder,
-    generate_batch,
     load_chat_model,
     load_tokenizer,
     model_class,
@@ -29,7 +32,7 @@ from assistant.loading import (
     quiet_loading,
     stop_ids_of,
 )
-from assistant.settings import save_settings
+from assistant.settings import load_settings, save_settings
 
 SHOWN = "What is in the picture?"
 LARGEST_DIFFERENCE = 1e-3  # float32 logits; the two sums round differently
@@ -64,11 +67,34 @@ def merge(
             loss = str(error)
             continue
         proof = {"dtype": dtype, "loss": loss, **proof}
-        save_settings(beside, {**(settings or {}), "proof": proof})
+        made_of = fingerprints(adapter, base, beside, scale)
+        save_settings(beside, {**(settings or {}), "proof": proof, "made_of": made_of})
         shutil.rmtree(out, ignore_errors=True)
         os.replace(beside, out)
         return proof
     raise RuntimeError(f"{loss}; nothing was kept: train more steps, or use the adapter as it is")
+
+
+def fingerprints(adapter: Path, base: Path, folder: Path, scale: float) -> dict[str, Any]:
+    """What a merge came from and what came of it; a file that changes anywhere changes one of these."""
+    trained = {**_hashes(adapter, ADAPTER_FILES), "quantization": str(quantization_of(adapter))}
+    hashes = {"adapter": trained, "base": _hashes(base, PLAIN_FILES), "folder": _hashes(folder, PLAIN_FILES)}
+    return {"scale": scale, **{name: _digest(found) for name, found in hashes.items()}}
+
+
+def is_proved(adapter: Path, folder: Path) -> bool:
+    """Whether `folder` is byte for byte what `merge` made, and proved, of the whole adapter and its base."""
+    made_of = load_settings(folder).get("made_of")
+    return made_of is not None and made_of == fingerprints(adapter, base_of_adapter(adapter), folder, 1.0)
+
+
+def _hashes(folder: Path, patterns: tuple[str, ...]) -> dict[str, str]:
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
+    return {file.name: sha256_of(file) for file in files}
+
+
+def _digest(hashes: dict[str, str]) -> str:
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _merge_as(

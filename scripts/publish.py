@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from assistant.bundles import build_bundle, choose_model, find_target
-from assistant.bundles.checks import model_problems, problems
+from assistant.bundles import choose_model, find_target
+from assistant.bundles.checks import model_problems
 from assistant.bundles.confirming import say, show_files, stop_at
 from assistant.bundles.git import Remote
-from assistant.bundles.publishing import check_wishes, model_parcel, send
+from assistant.bundles.publishing import build_and_check, check_wishes, model_parcel, send
 from assistant.hosts import verify
 from assistant.settings import REPOSITORY, run_command
 
@@ -63,8 +63,8 @@ def main(settings: Settings) -> None:
         show_files(parcel, f"{model.title}: the model")
     if settings.what != "model":
         out = only or made / f"{target.host}-{target.variant}"
-        bundle = build_bundle(target.host, target.variant, model, out, say)
-        found += problems(out, target, resolve=settings.resolve)
+        bundle, faults = build_and_check(target, model, out, settings.resolve)
+        found += faults
         show_files(out, f"{model.title} for {target.host}: {target.about}")
     stop_at(found, settings.force)
     if only or not (settings.repo or settings.git_remote):

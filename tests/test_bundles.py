@@ -2,10 +2,12 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from assistant.bundles.confirming import ask_once, grouped, stop_at
 from assistant.bundles.front_matter import read_front_matter, write_front_matter
 from assistant.bundles.git import Commit, Login, Remote, check_remote, login_for, prepared
 from assistant.bundles.publishing import check_wishes, model_parcel, question
-from assistant.bundles.requirements import resolve_fault, resolves_by_uv
+from assistant.bundles.requirements import ask_index, resolve_fault, resolves_by_uv
 from assistant.bundles.sources import page_files
 from assistant.bundles.targets import FILES, hosts, variants
 from assistant.settings import REPOSITORY, ThresholdMissed, write_text
@@ -55,7 +57,7 @@ def page(model, tmp_path) -> Bundle:
 
 
 def told(bundle: Bundle) -> str:
-    return "\n".join(map(str, problems(bundle.folder, bundle.target, resolve=False)))
+    return "\n".join(map(str, problems(bundle.folder, bundle.target)))
 
 
 # ---- what is in it
@@ -193,6 +195,32 @@ def test_the_models_that_a_variant_cannot_show_are_refused_with_the_right_one(mo
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "sentence"),
+    [
+        ("model/config.json", "[]", "model/config.json must hold a JSON object"),
+        ("model/adapter_config.json", "{", "adapter_config.json is not valid JSON"),
+        ("model/adapter_config.json", "{}", "names no base model"),
+        ("model/settings.toml", '[card]\nname = "A\\u0007"\n', "one line of text without control"),
+        ("model/settings.toml", "[card]\nname = 5\n", "has the name 5"),
+        ("scorecard/scorecard.json", '{"a":', "scorecard.json is no JSON object; score the model first"),
+    ],
+)
+def test_a_broken_file_of_the_model_is_named_before_anything_stays(
+    file, content, sentence, run_folder, tmp_path
+):
+    write_text(run_folder.parent / file, content)
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        build("huggingface", "zero", run_folder, tmp_path / "page")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_place_where_no_folder_can_be_made_is_named(model, tmp_path):
+    write_text(tmp_path / "letter.txt", "dear")
+    with pytest.raises(ValueError, match="letter.txt.*give another"):
+        build("huggingface", "cpu", model, tmp_path / "letter.txt" / "page")
+
+
 def test_a_model_without_a_card_has_that_of_the_run_whose_scorecard_is_given(model, tmp_path):
     chosen = choose_model("ada/assistant/x.gguf", model.parent / "scorecard" / "scorecard.json")
     assert (chosen.name, chosen.title) == ("Ada", "Ada's assistant")
@@ -311,18 +339,27 @@ def test_a_cut_weight_file_is_found(run_folder, tmp_path):
     assert "model/model.safetensors: is cut off" in told(bundle)
 
 
+@pytest.mark.parametrize(("kept", "sentence"), [(-1, "is cut off"), (5000, "damaged GGUF header")])
+def test_a_cut_gguf_file_is_found_also_where_its_template_can_be_read(page, kept, sentence):
+    file = page.folder / "model" / "ada.gguf"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content[:kept])
+    assert f"model/ada.gguf: {'is' if kept < 0 else 'has a'}" in told(page) and sentence in told(page)
+
+
 def test_a_file_larger_than_the_host_takes_is_found(page):
     from dataclasses import replace
 
     small = replace(page.target, largest_file_gb=0.0001, largest_gb=0.0001)
-    sentences = [str(problem) for problem in problems(page.folder, small, resolve=False)]
+    sentences = [str(problem) for problem in problems(page.folder, small)]
     assert any(s.startswith("model/ada.gguf: has") for s in sentences)
     assert any("export a smaller type" in s for s in sentences)
 
 
 def test_a_scorecard_below_its_thresholds_stops_unless_forced(tmp_path):
     bundle = build("huggingface", "cpu", make_tiny_run(tmp_path / "ada", passed=False), tmp_path / "page")
-    found = problems(bundle.folder, bundle.target, resolve=False)
+    found = problems(bundle.folder, bundle.target)
     assert "it must be at least 0.93" in str(found[0])
     with pytest.raises(ThresholdMissed):
         stop_at(found, is_forced=False)
@@ -331,17 +368,29 @@ def test_a_scorecard_below_its_thresholds_stops_unless_forced(tmp_path):
         stop_at([*found, Problem("a", "b")], is_forced=True)
 
 
-def test_requirements_that_the_hosts_python_cannot_have_are_found(page, tmp_path):
-    write_text(page.folder / "requirements.txt", "gradio==6.31.0\n")
+def test_requirements_that_the_hosts_python_cannot_have_are_found(page):
     target = find_target("openxlab")
     try:
-        fault = resolve_fault(page.folder, target)
+        fault = resolve_fault(["gradio==6.31.0"], target)
     except RuntimeError as error:
         pytest.skip(str(error))
     assert "Python 3.9 of openxlab" in fault and "gradio" in fault
-    assert not resolves_by_uv(page.folder, target)
-    write_text(page.folder / "requirements.txt", "tomli-w==1.2.0\n")
-    assert resolves_by_uv(page.folder, target)
+    assert not resolves_by_uv(["gradio==6.31.0"], target)
+    assert resolves_by_uv(["tomli-w==1.2.0"], target)
+    assert fault in "\n".join(map(str, problems(page.folder, page.target, lambda: fault)))
+
+
+def test_the_index_answers_beside_other_work_and_its_error_comes_where_its_answer_is_wanted(monkeypatch):
+    from assistant.bundles import requirements
+
+    def silent(wanted, target):
+        assert wanted == ["tyro"] and threading.current_thread() is not threading.main_thread()
+        raise RuntimeError("the package index did not answer")
+
+    monkeypatch.setattr(requirements, "resolve_fault", silent)
+    answer = ask_index(["tyro"], find_target("openxlab"))
+    with pytest.raises(RuntimeError, match="did not answer"):
+        answer()
 
 
 # ---- asking, tokens
@@ -389,6 +438,12 @@ def test_flags_that_do_not_go_together_are_refused_before_anything_is_built(wish
         check_wishes(*wishes)
 
 
+def test_without_git_nothing_is_built(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(RuntimeError, match="apt-get install git"):
+        check_wishes("docker", "app", "", "", True)
+
+
 def test_a_token_in_the_address_is_refused_and_nowhere_repeated(tmp_path):
     address = "https://oauth2:" + "s3cr3t" + "@www.modelscope.cn/studios/a/b.git"
     with pytest.raises(ValueError, match="leave it out") as caught:
@@ -411,7 +466,6 @@ def test_each_host_gets_its_own_token_and_no_other():
 
 def test_git_gets_the_token_through_its_environment_and_errors_do_not_repeat_it(page):
     import base64
-    import threading
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     heard: list[str] = []
@@ -449,6 +503,22 @@ def test_a_file_that_does_not_say_whose_it_is_is_refused_after_an_export(model, 
     monkeypatch.setattr(weights, "ASKED", 2)
     with pytest.raises(RuntimeError, match="0 of 2 answers"):
         weights.check_identity(model, choose_model(str(model)).card, lambda sentence: None)
+
+
+def test_a_file_is_asked_in_a_process_without_torch_and_its_errors_arrive(model, tmp_path, monkeypatch):
+    """torch's OpenMP would be llama.cpp's too, and its threads spin."""
+    pytest.importorskip("torch")
+    from assistant.bundles import weights
+
+    assert weights.apart(os.getpid) != os.getpid()
+    assert weights.apart(eval, "'torch' in __import__('sys').modules") is False
+    with pytest.raises(ValueError, match="does not exist"):
+        weights.apart(weights.answers_of, tmp_path / "no.gguf", [])
+    heard = []
+    monkeypatch.setattr(weights, "apart", lambda task, *given: heard.append(task) or ["Hello."] * 4)
+    with pytest.raises(RuntimeError, match="0 of 4 answers"):
+        weights.check_identity(model, choose_model(str(model)).card, print)
+    assert heard == [weights.answers_of]
 
 
 @pytest.mark.parametrize("form", ["folder", "gguf"])

@@ -157,3 +157,22 @@ def test_on_openxlab_a_page_does_not_replace_its_model(host: Host, model: Path) 
     """Both are git repositories there, and the later push would take away the files of the first."""
     done = host.publish("--model", model, "--what", "both", "--repo", "ada/assistant", "--yes")
     assert done.returncode == 2 and "--git-remote" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("token", ["令牌", "hf_one hf_two"])
+def test_a_token_that_was_copied_badly_is_refused_in_words(
+    huggingface: Host, model: Path, token: str
+) -> None:
+    huggingface.environment["HF_TOKEN"] = token
+    done = huggingface.publish("--model", model, "--what", "model", "--repo", "ada/assistant", "--yes")
+    assert (done.returncode, done.stdout, huggingface.hub.asked) == (2, "", [])
+    assert done.stderr.splitlines()[-1].startswith("error: the token in HF_TOKEN holds characters that no")
+    assert token not in done.stderr
+
+
+def test_a_cut_file_is_not_sent_even_by_force(huggingface: Host, model: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "ada.gguf"
+    cut.write_bytes(model.read_bytes()[:-20])
+    done = huggingface.publish("--model", cut, "--repo", "ada/assistant", "--yes", "--force")
+    assert (done.returncode, done.stdout, huggingface.hub.asked) == (2, "", []), done.stderr
+    assert "problem: model/ada.gguf: is cut off" in done.stderr and "Traceback" not in done.stderr

@@ -10,13 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from assistant.bundles.choosing import Choice, choose_model
+from assistant.bundles.eyes import place_eyes
 from assistant.bundles.front_matter import write_front_matter
 from assistant.bundles.sources import page_files
 from assistant.bundles.targets import FILES, Target, find_target, gradio_version, pinned
-from assistant.bundles.weights import Choice, choose_model, place_model
+from assistant.bundles.weights import place_model
 from assistant.settings import REPOSITORY, check_replaceable, write_text
 
-__all__ = ["Bundle", "Choice", "Target", "build_bundle", "choose_model", "find_target", "listing"]
+__all__ = [
+    "Bundle",
+    "Choice",
+    "Target",
+    "build_bundle",
+    "choose_model",
+    "find_target",
+    "listing",
+    "requirements_of",
+]
 
 DEPLOY_FILE = "deploy.json"
 HOUSE_REQUIREMENTS = (
@@ -57,11 +68,13 @@ def _fill(folder: Path, target: Target, model: Choice, say: Callable[[str], None
         )
     _add_sources(folder, target)
     opened = place_model(model, target.form, folder, say)
+    place_eyes(target, folder, REPOSITORY, say)
     write_text(
         folder / DEPLOY_FILE,
         json.dumps(_deployed(target, model, opened), ensure_ascii=False, indent=2) + "\n",
     )
-    write_text(folder / "requirements.txt", _requirements(target, model))
+    lines = "".join(f"{line}\n" for line in requirements_of(target, model))
+    write_text(folder / "requirements.txt", HOUSE_REQUIREMENTS + lines)
     write_text(folder / "packages.txt", "".join(f"{name}\n" for name in target.packages))
     write_text(folder / "README.md", _readme(target, model))
     for name, template in (target.extra or {}).items():
@@ -70,11 +83,16 @@ def _fill(folder: Path, target: Target, model: Choice, say: Callable[[str], None
 
 
 def _add_sources(folder: Path, target: Target) -> None:
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(
+            f"no folder can be made in {folder.parent} ({error.strerror}); give another"
+        ) from None
     if target.page == "python39":
         shutil.copyfile(FILES / "python39.py", folder / "app.py")
         return
-    for path in page_files(target.form, target.page):
+    for path in page_files(target.form, target.page, REPOSITORY):
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(REPOSITORY / path, folder / path)
     shutil.copyfile(REPOSITORY / "LICENSE", folder / "LICENSE")
@@ -89,11 +107,12 @@ def _deployed(target: Target, model: Choice, opened: str) -> dict[str, Any]:
     return {**values, "environment": target.environment or {}}
 
 
-def _requirements(target: Target, model: Choice) -> str:
+def requirements_of(target: Target, model: Choice) -> list[str]:
+    """The lines of requirements.txt, each with the version that runs here."""
     names = list(target.requirements)
     if model.kind == "hub" and target.page == "streamlit":
         names.append("huggingface-hub")  # beside Gradio it is there already
-    return HOUSE_REQUIREMENTS + "".join(f"{pinned(name)}\n" for name in names)
+    return [pinned(name) for name in names]
 
 
 def _readme(target: Target, model: Choice) -> str:

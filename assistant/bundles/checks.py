@@ -6,14 +6,14 @@ Changes nothing. A host's acceptance is not proven by it: only that its known ru
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from assistant.bundles.front_matter import huggingface_faults, modelscope_faults, read_front_matter
 from assistant.bundles.leaks import secrets_in
 from assistant.bundles.model_checks import score_faults, weight_faults
-from assistant.bundles.requirements import gradio_faults, resolve_fault
+from assistant.bundles.requirements import gradio_faults
 from assistant.bundles.targets import Target
 from assistant.folders import POINTER
 
@@ -33,17 +33,18 @@ class Problem:
         return f"{self.file}: {self.sentence}"
 
 
-def problems(folder: Path, target: Target, *, resolve: bool = True) -> list[Problem]:
-    """Everything that `target` would refuse or nobody should see. `resolve` asks the package index."""
+def problems(folder: Path, target: Target, index: Callable[[], str] = str) -> list[Problem]:
+    """Everything that `target` would refuse or nobody should see; `index`: what the package index says."""
     found = [*_files(folder, target), *_front_matter(folder, target), *_packages(folder)]
     found += [Problem(*fault) for fault in secrets_in(folder, files_in(folder))]
     wrong_lines = [Problem("requirements.txt", fault) for fault in gradio_faults(folder, target)]
     found += wrong_lines
-    found += [Problem(f"model/{file}", fault) for file, fault in weight_faults(folder / "model")]
+    for place in ("model", "data/eyes"):
+        found += [Problem(f"{place}/{file}", fault) for file, fault in weight_faults(folder / place)]
     found += [
         Problem("model/scorecard.json", *fault) for fault in score_faults(folder / "model" / "scorecard.json")
     ]
-    if resolve and not wrong_lines and (fault := resolve_fault(folder, target)):
+    if not wrong_lines and (fault := index()):
         found.append(Problem("requirements.txt", fault))
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from assistant.bundles.gguf_header import read_text_field
+from assistant.bundles.gguf_header import check_whole, read_text_field
 from assistant.folders import check_weights, has_chat_template, old_identity_in, old_identity_left
 
 HOW_TO_SCORE = "score the model first: python scripts/evaluate.py --model MODEL --out RUN/scorecard"
@@ -34,6 +34,7 @@ def weight_faults(model: Path) -> Iterator[tuple[str, str]]:
 def _gguf_faults(path: Path) -> Iterator[str]:
     try:
         template = read_text_field(path, "tokenizer.chat_template")
+        check_whole(path)
     except ValueError as error:
         yield str(error)
         return

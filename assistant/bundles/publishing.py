@@ -6,17 +6,19 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from assistant import hosts
-from assistant.bundles import Bundle, Choice
+from assistant.bundles import Bundle, Choice, Target, build_bundle, requirements_of
+from assistant.bundles.checks import Problem, problems
 from assistant.bundles.confirming import ask_once, say, tell_private_facts
 from assistant.bundles.git import Commit, Remote, check_remote, login_for, prepared, push
+from assistant.bundles.requirements import ask_index
 from assistant.bundles.weights import link_or_copy
-from assistant.catalog import PLAIN_FILES
-
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+from assistant.catalog import ADAPTER_FILES, PLAIN_FILES
 
 
 def check_wishes(to: str | None, what: str, repo: str, git_remote: str, is_for_files_only: bool) -> None:
     """Raises ValueError, before anything is built, for flags that do not go together."""
+    if shutil.which("git") is None:
+        raise RuntimeError("git says which files go through LFS; run: apt-get install git git-lfs")
     if not to:
         raise ValueError("--to is missing; write --to huggingface, modelscope, openxlab or docker")
     if repo:
@@ -63,6 +65,15 @@ def model_parcel(model: Choice, folder: Path, repo: str, with_facts: bool) -> Pa
         link_or_copy(file, folder / file.name)
     write_model_card(model.path.parent, folder, repo=repo, include_facts=with_facts)
     return folder
+
+
+def build_and_check(
+    target: Target, model: Choice, out: Path, with_index: bool
+) -> tuple[Bundle, list[Problem]]:
+    """The page in `out`, and what is wrong with it; the package index is asked while the page is made."""
+    index = ask_index(requirements_of(target, model), target) if with_index else str
+    bundle = build_bundle(target.host, target.variant, model, out, say)
+    return bundle, problems(out, target, index)
 
 
 def send(

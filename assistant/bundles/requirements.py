@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -58,14 +60,29 @@ def _lines(folder: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def resolve_fault(folder: Path, target: Target) -> str:
+def ask_index(requirements: Sequence[str], target: Target) -> Callable[[], str]:
+    """Begin resolve_fault beside other work; what is returned waits for its answer, or raises its error."""
+    answer: Future[str] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(resolve_fault(requirements, target))
+        except Exception as error:
+            answer.set_exception(error)
+
+    # a daemon: when the other work fails, nobody waits for an index that is slow
+    threading.Thread(target=ask, daemon=True, name="index").start()
+    return answer.result
+
+
+def resolve_fault(requirements: Sequence[str], target: Target) -> str:
     """What pip says against installing everything in one pass on the host; empty when it can be.
 
     Raises RuntimeError when the package index does not answer.
     """
-    if resolves_by_uv(folder, target):
+    wanted = [*requirements, *target.host_requirements]
+    if resolves_by_uv(wanted, target):
         return ""
-    wanted = ["-r", str(folder / "requirements.txt"), *target.host_requirements]
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
             [*_pip(target), "--target", empty, *wanted],
@@ -83,17 +100,19 @@ def resolve_fault(folder: Path, target: Target) -> str:
     return f"cannot be installed on Python {target.python} of {target.host}: {reason}"
 
 
-def resolves_by_uv(folder: Path, target: Target) -> bool:
+def resolves_by_uv(wanted: Sequence[str], target: Target) -> bool:
     """Whether uv finds versions for everything. False decides nothing: it may be missing, or see no index.
 
     pip may have to download each wheel in question, gigabytes beside torch; uv reads their metadata alone.
     """
-    wanted = "\n".join([*_lines(folder), *target.host_requirements])
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--only-binary=:all:"]
     command += ["--python", sys.executable, "--no-python-downloads", "--python-version", target.python]
     command += ["--python-platform", f"x86_64-manylinux_2_{max(n for n in UV_KNOWS if n <= _glibc(target))}"]
     done = subprocess.run(
-        [*command, "-"], input=wanted.encode(), capture_output=True, env={**_pips_index(), **os.environ}
+        [*command, "-"],
+        input="\n".join(wanted).encode(),
+        capture_output=True,
+        env={**_pips_index(), **os.environ},
     )
     return not done.returncode
 

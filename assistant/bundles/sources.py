@@ -27,6 +27,7 @@ LEFT_OUT = {
     ),
 }
 DATA_FILE = re.compile(r'\bDATA / "([\w./-]+)"')
+PLACED = {"eyes"}  # of data/: eyes.py knows which pages can use it
 
 
 @cache
@@ -79,6 +80,6 @@ def _beside(found: set[Path], root: Path) -> set[Path]:
 
 def _data(found: set[Path], root: Path) -> set[Path]:
     named = {name for path in found for name in DATA_FILE.findall((root / path).read_text(encoding="utf-8"))}
-    places = [root / "data" / name for name in named]
+    places = [root / "data" / name for name in named - PLACED]
     files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
     return {file.relative_to(root) for file in files if file.is_file()}

@@ -5,6 +5,7 @@ Knows no host.
 
 import getpass
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -14,13 +15,15 @@ def find_token(variable: str, stored: Callable[[], str | None], help_text: str) 
 
     Raises RuntimeError with `help_text`, which says where such a token is made.
     """
-    if token := os.environ.get(variable, "").strip() or (stored() or "").strip():
-        return token
-    if sys.stdin is not None and sys.stdin.isatty():
+    token = os.environ.get(variable, "").strip() or (stored() or "").strip()
+    if not token and sys.stdin is not None and sys.stdin.isatty():
         print(help_text, file=sys.stderr)
-        if token := getpass.getpass("token (not shown): ").strip():
-            return token
-    raise RuntimeError(f"no token: set {variable}. {help_text}")
+        token = getpass.getpass("token (not shown): ").strip()
+    if not token:
+        raise RuntimeError(f"no token: set {variable}. {help_text}")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise RuntimeError(f"the token in {variable} holds characters that no token has. {help_text}")
+    return token
 
 
 def find_user(variable: str, prompt: str) -> str:
