@@ -238,7 +238,9 @@ class Gradio:
         return int(self.page.locator("#picture-chat .user img").count())
 
     def wait_for(self, text: str) -> None:
-        self.page.get_by_text(text).first.wait_for(timeout=90_000)
+        self.page.get_by_text(text).first.wait_for(
+            timeout=180_000
+        )  # beside other work a model loads for minutes
 
 
 class Streamlit(Gradio):

@@ -22,6 +22,8 @@ THUMBNAIL = 320  # pixels, of a picture in the conversation
 @dataclass(frozen=True)
 class Stage:
     image: gr.Image
+    pasted: gr.UploadButton
+    """Where head.html puts what is pasted with Ctrl+V."""
     seen: gr.Image
     said: gr.Markdown
     who: gr.Dropdown
@@ -63,6 +65,8 @@ def build_stage(parts: Parts, sights: Sights) -> Stage:
                 buttons=["fullscreen"],
                 elem_id="picture",
             )
+            with gr.Row(elem_id="picture-pasted"):  # not to be seen
+                pasted = gr.UploadButton()
             said = gr.Markdown(elem_classes="hint", elem_id="picture-said")
             seen = gr.Image(
                 label=say("picture_seen"),
@@ -79,7 +83,7 @@ def build_stage(parts: Parts, sights: Sights) -> Stage:
             chat = build_chat(say("picture"), say("picture_hint"))
             box = text_box(parts, "picture_ask", "send", elem_id="picture-box", max_length=20000)
             new = gr.Button(say("picture_new"), size="sm", elem_id="picture-new")
-    return Stage(image, seen, said, who, chat, box, new, gr.State([]), gr.State(""))
+    return Stage(image, pasted, seen, said, who, chat, box, new, gr.State([]), gr.State(""))
 
 
 def build_chat(label: Any, placeholder: Any) -> gr.Chatbot:
@@ -133,6 +137,7 @@ def wire_picture(parts: Parts, sights: Sights, stage: Stage) -> None:
         pending, why = take_picture(Path(path), texts)
         return pending, why or texts["picture_next"], shown_to(sights, who, pending)
 
+    stage.pasted.upload(lambda path: path, stage.pasted, stage.image, **PRIVATE)
     # Without preprocessing: Gradio would open the picture itself, without our limits.
     changed = stage.image.change(
         look,

@@ -6,7 +6,9 @@ import gradio as gr
 
 from assistant.web import Shown, figures_line
 from assistant.web.store import Turn
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, load_texts
+
+BESIDE = "\u2063"  # invisible, around what stands beside an answer: head.html leaves that out of a copy
 
 
 def drawn(turns: list[Turn], texts: Texts, meanwhile: str = "") -> list[Any]:
@@ -19,10 +21,21 @@ def _messages(turn: Turn, texts: Texts) -> list[gr.ChatMessage]:
     messages = [gr.ChatMessage(turn["content"], turn["role"])] if turn["content"] else []
     if note := turn.get("note"):
         failed = f"**{texts['failed']}.** " if turn.get("failed") else ""
-        messages.append(gr.ChatMessage(failed + note))
+        messages.append(_beside(failed + in_language(note, texts)))
     if figures := turn.get("figures"):
-        messages.append(gr.ChatMessage(figures_line(figures, texts)))
+        messages.append(_beside(figures_line(figures, texts)))
     return messages
+
+
+def _beside(text: str) -> gr.ChatMessage:
+    return gr.ChatMessage(BESIDE + text.replace(BESIDE, "") + BESIDE)
+
+
+def in_language(note: str, texts: Texts) -> str:
+    """The note as these texts say it, if it is one of the page's own; else as it is."""
+    keys = (key for known in load_texts().values() for key, text in known.items() if text == note)
+    key = next(keys, None)
+    return str(texts[key]) if key else note
 
 
 def turn_at(turns: list[Turn], texts: Texts, index: Any) -> int:

@@ -26,7 +26,7 @@ from assistant.web.gradio_scorecard import scorecard_tab
 from assistant.web.gradio_strength import build_dial, wire_dial
 from assistant.web.models import Engines
 from assistant.web.store import the_store
-from assistant.web.texts import Texts, load_texts, pick_language
+from assistant.web.texts import Texts, fixed_language, load_texts, pick_language
 
 __all__ = ["LOOK", "build_page", "translations"]
 
@@ -62,17 +62,21 @@ def build_sidebar(page: gr.Blocks, engine: Engine) -> Parts:
             dial, no_dial = build_dial()
             preset = gr.Dropdown(presets(known[pick_language(None)]), label=say("preset"), filterable=False)
             system_prompt, sampling = build_prompt(say), [*setting_inputs(say), dial]
+        state = gr.Markdown(elem_id="state")
         language = gr.Radio(
             [(texts["language"], code) for code, texts in known.items()],
             value=pick_language(None),
             label=say("language_label"),
-            visible=False,  # a person switches it in Gradio's settings, which the page's foot opens
+            show_label=False,
+            container=False,
+            visible=fixed_language() is None,
+            elem_id="language",
         )
-        state = gr.Markdown(elem_id="state")
     parts = Parts(
         say, the_store(), engines, browser, language, model, sidebar, shelf, system_prompt, sampling
     )
     preset.input(lambda text: text, preset, system_prompt, **QUICK)
+    language.input(None, language, None, js="(language) => assistant.speak(language)")
     wire_model(page, parts, name, state)
     wire_labels(page, parts, preset)
     wire_dial(page, parts, dial, no_dial)

@@ -24,13 +24,15 @@ THEME = gr.themes.Default(
     neutral_hue="slate",
     radius_size="lg",
     font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"],
-).set(  # white on these is readable: a contrast of at least 4.5
-    button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700"
+).set(  # white on the button, and hints on the page, are readable: a contrast of at least 4.5
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+    body_text_color_subdued="*neutral_600",
+    body_text_color_subdued_dark="*neutral_400",
 )
 LOOK: dict[str, Any] = {
     "theme": THEME,
     "css_paths": [Path(__file__).with_name("page.css")],
-    "head_paths": [Path(__file__).with_name("head.html")],
 }
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}

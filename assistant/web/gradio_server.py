@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from assistant.web import the_engine
 from assistant.web.api import routes
+from assistant.web.gradio_head import EarlyHead, page_head
 from assistant.web.gradio_page import LOOK, build_page, translations
 from assistant.web.guard import Access, Guard, notes
 from assistant.web.line import is_loopback
@@ -35,6 +36,7 @@ def launch_settings(access: Access, address: str, port: int) -> dict[str, Any]:
     for note in notes(access, address):
         print(f"note: {note}", file=sys.stderr)
     guard = Middleware(Guard, only_local=is_loopback(address))  # Gradio asks for the login itself
+    head = Middleware(EarlyHead, head=page_head())
     return {
         "server_name": address,
         "server_port": port,
@@ -52,7 +54,7 @@ def launch_settings(access: Access, address: str, port: int) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         **LOOK,
         "i18n": gr.I18n(**translations(the_engine())) if fixed_language() is None else None,
-        "app_kwargs": {"middleware": [guard], "routes": routes(the_engine(), access)},
+        "app_kwargs": {"middleware": [guard, head], "routes": routes(the_engine(), access)},
     }
 
 

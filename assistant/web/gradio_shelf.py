@@ -14,7 +14,7 @@ from assistant.web.exchange import from_json, write_files
 from assistant.web.gradio_messages import drawn
 from assistant.web.gradio_parts import PRIVATE, QUICK, Parts, open_chat, secret, texts_for
 from assistant.web.store import Chat, new_browser
-from assistant.web.texts import Texts, fixed_language
+from assistant.web.texts import Texts
 
 PHONE = 768  # pixels: where Gradio's sidebar begins to cover the page
 
@@ -111,9 +111,8 @@ def wire_opening(parts: Parts, widgets: Widgets, leave: dict[str, Any]) -> None:
 
 def wire_arrival(page: gr.Blocks, parts: Parts, widgets: Widgets) -> None:
     """A browser that comes for the first time gets its secret; one that comes back, its conversation."""
-    fixed = fixed_language()
     with parts.shelf:
-        locale, width = gr.Textbox(fixed, visible=False), gr.Number(visible=False)
+        locale, width = gr.Textbox(visible=False), gr.Number(visible=False)
 
     def arrive(browser: Any, locale: str, width: float, request: gr.Request) -> dict[Any, Any]:
         texts = parts.texts(locale) if locale else texts_for(request)

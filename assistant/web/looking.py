@@ -21,12 +21,12 @@ from assistant.backends import Sampling
 from assistant.conversations import Message, assistant, user
 from assistant.folders import read_json
 from assistant.images import BadPicture, small_address
-from assistant.settings import REPOSITORY, load_settings
+from assistant.settings import DATA, REPOSITORY, load_settings
 from assistant.web import Engine, Shown, answer, assistant_name
 from assistant.web.store import Turn
 from assistant.web.texts import Texts
 
-EYES, MADE = Path("data/eyes"), Path("models/cache/eyes")
+EYES, MADE = (DATA / "eyes").relative_to(REPOSITORY), Path("models/cache/eyes")
 TOWER = "efficientnet-lite0"
 WEIGHTS = "adapter_model.safetensors"
 LONGEST_HEADER = 10_000_000  # bytes
@@ -69,7 +69,8 @@ def _is_of(own: str, seeing: Seeing) -> bool:
 
 
 def can_load() -> bool:
-    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+    """A page that was published for GGUF files lacks our modules too, whatever else its host installed."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers", "assistant.llava"))
 
 
 def why_none(root: Path = REPOSITORY) -> str:
@@ -202,8 +203,14 @@ class Sights:
 
 @cache
 def sights_of(own: Engine) -> Sights:
-    """One set of engines in this process, however many pages there are."""
-    return Sights(own)
+    """One set of engines in this process, however many pages there are.
+
+    On ZeroGPU who can look is loaded now, in the main thread: on the card before the page is up, or never.
+    """
+    sights = Sights(own)
+    if os.environ.get("SPACES_ZERO_GPU") and sights.found():
+        sights.get(None)
+    return sights
 
 
 def take_picture(source: bytes | Path, texts: Texts) -> tuple[str, str]:

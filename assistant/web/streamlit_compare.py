@@ -16,6 +16,7 @@ from assistant.web.streamlit_parts import (
     choose_model,
     client,
     draw,
+    draw_again_after_stop,
     engines,
     sampling_now,
     store,
@@ -43,31 +44,29 @@ def compare_tab() -> None:
     votes = st.empty()
     question = st.chat_input(texts["compare_question"], max_chars=20000, submit_mode="stop", key="both")
     if question:
-        state["voted"], state["pair"] = False, None
-        pair = draw_pair(one, other, question, blind)
-        state["compared"] = ask_both(pair, sides, texts)
-        state["pair"] = pair
+        state["voted"], state["pair"] = False, draw_pair(one, other, question, blind)
+        ask_both(state["pair"], sides, texts)
     elif state.get("pair"):
         show_sides(state["pair"], state["compared"], sides, texts)
     with votes.container():
         show_votes(one, other, texts)
 
 
-def ask_both(pair: Pair, sides: Any, texts: Texts) -> list[Shown]:
-    """Both answers growing side by side; a stop ends both."""
+def ask_both(pair: Pair, sides: Any, texts: Texts) -> None:
+    """Both answers growing side by side; a stop ends both, and what was said stays."""
     messages = conversation([user(pair.question)], state.get("system_prompt", ""))
     sampling = sampling_now()
     sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, LONGEST))
     states = [
         answer(engines().get(id), messages, sampling, texts, client()) for id in (pair.left, pair.right)
     ]
-    places, shown = [side.empty() for side in sides], [Shown(), Shown()]
+    places, state["compared"] = [side.empty() for side in sides], [Shown(), Shown()]
+    draw_again_after_stop()
     with closing(together(states)) as pairs:
-        for shown in pairs:
-            for place, label, one in zip(places, labels(pair), shown, strict=True):
+        for state["compared"] in pairs:
+            for place, label, one in zip(places, labels(pair), state["compared"], strict=True):
                 with place.container():
                     show_side(label, one, texts)
-    return shown
 
 
 def labels(pair: Pair) -> tuple[str, str]:

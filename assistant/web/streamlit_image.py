@@ -10,7 +10,15 @@ import streamlit as st
 
 from assistant.web import Shown, the_engine
 from assistant.web.looking import Look, Seeing, Sights, reply, seen_by, sights_of, take_picture, why_none
-from assistant.web.streamlit_parts import client, draw, sampling_now, shown_of, texts_now
+from assistant.web.streamlit_parts import (
+    client,
+    draw,
+    draw_again_after_stop,
+    sampling_now,
+    show_copy,
+    shown_of,
+    texts_now,
+)
 from assistant.web.texts import Texts
 
 # Of an SVG the page says more than Streamlit would.
@@ -36,8 +44,8 @@ def image_tab() -> None:
     with place:
         show_progress(sights, texts)
         is_asked = bool(typed) and add_question(typed, photo, turns, texts)
-        for turn in turns:
-            show_turn(turn, engine, texts)
+        for at, turn in enumerate(turns):
+            show_turn(turn, f"look-{at}", engine, texts)
         if is_asked:
             answer_turn(engine, turns, texts)
 
@@ -91,7 +99,7 @@ def add_question(typed: Any, photo: Any, turns: list[Look], texts: Texts) -> boo
     return True
 
 
-def show_turn(turn: Look, engine: Any, texts: Texts) -> None:
+def show_turn(turn: Look, key: str, engine: Any, texts: Texts) -> None:
     with st.chat_message(turn["role"]):
         for address in turn.get("images", ()):
             content = base64.b64decode(address.partition(",")[2])
@@ -99,7 +107,9 @@ def show_turn(turn: Look, engine: Any, texts: Texts) -> None:
             if seen := seen_once(engine, address):
                 with st.popover(texts["picture_seen"], type="tertiary", icon=":material/visibility:"):
                     st.image(seen, texts["picture_seen_hint"], width=224)
-        draw(shown_of(turn), texts)
+        draw(shown_of(turn, texts), texts)
+        if turn["role"] == "assistant" and turn["content"]:
+            show_copy(turn["content"], key, texts)
 
 
 def seen_once(engine: Any, address: str) -> Any:
@@ -114,6 +124,7 @@ def seen_once(engine: Any, address: str) -> Any:
 def answer_turn(engine: Any, turns: list[Look], texts: Texts) -> None:
     """The one generator; stop, reload or another widget closes it, and what was said stays."""
     answering = reply(engine, turns, sampling_now(), texts, client())
+    draw_again_after_stop()
     with st.chat_message("assistant"), closing(answering) as states:
         place, shown = st.empty(), Shown()
         for shown in states:

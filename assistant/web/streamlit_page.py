@@ -14,12 +14,20 @@ from assistant.web import MAX_NEW_TOKENS, MAX_TEMPERATURE, the_engine
 from assistant.web.guard import Access, Guard, notes
 from assistant.web.line import is_loopback
 from assistant.web.models import has_dial
-from assistant.web.streamlit_chat import chat_tab, shelf, this_chat
+from assistant.web.streamlit_chat import chat_tab
 from assistant.web.streamlit_compare import compare_tab, scorecard_tab
 from assistant.web.streamlit_cookie import BrowserCookie
 from assistant.web.streamlit_image import image_tab
 from assistant.web.streamlit_make import make_tab
-from assistant.web.streamlit_parts import choose_model, engine, engines, server_address, texts_now
+from assistant.web.streamlit_parts import (
+    choose_model,
+    engine,
+    engines,
+    say_in_language,
+    server_address,
+    texts_now,
+)
+from assistant.web.streamlit_shelf import shelf, this_chat
 from assistant.web.texts import Texts, fixed_language, load_texts, pick_language
 
 # What `streamlit run app.py` starts with, unless a flag or STREAMLIT_… says otherwise.
@@ -35,9 +43,16 @@ OPTIONS: dict[str, Any] = {
     "runner.magicEnabled": False,
     "theme.light.primaryColor": "#4f46e5",
     "theme.light.textColor": "#0b0d12",  # captions are this at 60 %: readable, a contrast above 4.5
-    "theme.dark.primaryColor": "#818cf8",
+    # Streamlit writes with the primary colour, and in white on it: in the dark no colour is readable as both.
+    # So it is one to write with, dark enough below a white mark (3), and no button is of type primary.
+    "theme.dark.primaryColor": "#7a84f6",
+    "theme.dark.backgroundColor": "#0f1117",
+    "theme.dark.secondaryBackgroundColor": "#181b23",
     "theme.dark.textColor": "#ffffff",
 }
+
+
+state = st.session_state
 
 
 def set_options() -> None:
@@ -88,7 +103,7 @@ def sidebar(texts: Texts) -> None:
     st.header(engine().name, anchor=False)
     shelf(texts)
     this_chat(texts)
-    with st.expander(texts["settings"]):
+    with st.expander(texts["settings"], key="fold-settings"):
         settings(texts)
     known = load_texts()
     if fixed_language() is None:
@@ -98,11 +113,13 @@ def sidebar(texts: Texts) -> None:
             format_func=lambda language: known[language]["language"],
             default=pick_language(st.context.locale),
             key="language",
+            on_change=translate,
             required=True,
             label_visibility="collapsed",
             width="stretch",
         )
     model_state(texts)
+    say_in_language(texts)
 
 
 def settings(texts: Texts) -> None:
@@ -114,13 +131,19 @@ def settings(texts: Texts) -> None:
 def adjustments(texts: Texts) -> None:
     """A fragment: moving a slider does not end the answer that is being written."""
     least, most = MAX_NEW_TOKENS
-    if has_dial(engines().find(st.session_state.get("model"))):
+    if has_dial(engines().find(state.get("model"))):
         hint = texts["strength_hint"]
         st.slider(texts["strength"], 0.0, MOST_STRENGTH, 1.0, 0.05, key="strength", help=hint)
     else:
         st.caption(texts["strength_none"])
-    named = {texts["preset_none"]: ""} | dict(texts["presets"])
-    st.selectbox(texts["preset"], list(named), key="preset", on_change=take_preset, args=(named,))
+    known = presets_of(texts)
+    st.selectbox(
+        texts["preset"],
+        list(known),
+        format_func=lambda key: known[key][0],
+        key="preset",
+        on_change=take_preset,
+    )
     st.text_area(texts["system_prompt"], key="system_prompt", help=texts["system_hint"], max_chars=8000)
     hint = texts["temperature_hint"]
     st.slider(texts["temperature"], 0.0, MAX_TEMPERATURE, 0.0, 0.05, key="temperature", help=hint)
@@ -128,8 +151,26 @@ def adjustments(texts: Texts) -> None:
     st.slider(texts["max_new_tokens"], least, most, 512, 16, key="max_new_tokens")
 
 
-def take_preset(named: dict[str, str]) -> None:
-    st.session_state["system_prompt"] = named.get(st.session_state["preset"], "")
+def presets_of(texts: Texts) -> dict[str, tuple[str, str]]:
+    """A preset's name and prompt in this language, by its name in the first one."""
+    first, *_ = load_texts().values()
+    named = {first["preset_none"]: (texts["preset_none"], "")}
+    pairs = zip(first["presets"], texts["presets"], strict=True)
+    return named | {key: (name, prompt) for (key, _), (name, prompt) in pairs}
+
+
+def take_preset() -> None:
+    state["system_prompt"] = presets_of(texts_now())[state["preset"]][1]
+
+
+def translate() -> None:
+    """A preset that is in use goes over into the other language; a person's own words stay."""
+    key, prompt = state.get("preset"), state.get("system_prompt")
+    if any(key in known and prompt == known[key][1] for known in map(presets_of, load_texts().values())):
+        take_preset()
+    for key in ("preset", "model", "one", "other"):  # told apart by what is read, which now changes
+        if key in state:
+            state[key] = state[key]
 
 
 def model_state(texts: Texts) -> None:

@@ -1,6 +1,8 @@
 """What the tabs of the Streamlit page share: texts, the browser's secret, settings, an answer drawn."""
 
 import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -11,7 +13,7 @@ from assistant.web import Engine, Shown, figures_line, sampling_from, the_engine
 from assistant.web.models import Engines, engines_of, labels_of
 from assistant.web.store import Store, new_browser, the_store
 from assistant.web.streamlit_cookie import COOKIE
-from assistant.web.texts import Texts, load_texts, pick_language
+from assistant.web.texts import Texts, in_language, load_texts, pick_language
 
 CODE = r"(```.*?(?:```|$)|`[^`\n]*`)"
 
@@ -68,26 +70,60 @@ def choose_model(label: str, texts: Texts, key: str, index: int = 0) -> str:
     return st.selectbox(label, list(labels), index, lambda id: labels.get(id, id), key=key) or ""
 
 
+def draw_again_after_stop() -> None:
+    """Mount it before a generator: Streamlit's stop ends the run and draws nothing more, neither the note
+    of the answer nor what can be done with it. Fragments wait while a run goes on; the next one is this."""
+    st.session_state["is_first_look"] = True
+    _look_again()
+
+
+@st.fragment(run_every=0.5)
+def _look_again() -> None:
+    if not st.session_state.pop("is_first_look", False):
+        st.rerun()
+
+
 def draw(shown: Shown, texts: Texts) -> None:
     if shown.text:
         st.markdown(plain_markdown(shown.text))
     if shown.meanwhile:
         st.caption(shown.meanwhile)
     if shown.note and shown.failed:
-        st.error(shown.note)
+        st.error(plain_markdown(shown.note))
     elif shown.note:
-        st.caption(f"{texts['note']}: {shown.note}")
+        st.caption(f"{texts['note']}: {plain_markdown(shown.note)}")
     if shown.figures:
         st.caption(figures_line(shown.figures, texts))
 
 
-def shown_of(turn: Any) -> Shown:
+def shown_of(turn: Any, texts: Texts) -> Shown:
     return Shown(
         turn["content"],
-        turn.get("note", ""),
+        in_language(turn.get("note", ""), texts),
         failed=turn.get("failed", False),
         figures=turn.get("figures", {}),
     )
+
+
+def show_copy(text: str, key: str, texts: Texts) -> None:
+    """A copy button; Streamlit's own stands on code alone."""
+    style = beside("copy.css")
+    button = st.components.v2.component("copy", html="<button></button>", css=style, js=beside("copy.js"))
+    button(key=key, data={"text": text, "label": texts["copy"], "done": texts["copied"]}, width="content")
+
+
+def say_in_language(texts: Texts) -> None:
+    """What Streamlit says by itself, as far as it stands in the page."""
+    others = [known for known in load_texts().values() if known is not texts]
+    words = [pair for known in others for pair in zip(known["streamlit"], texts["streamlit"], strict=True)]
+    st.components.v2.component("words", js=beside("words.js"))(
+        key="words", data={"language": texts.code, "words": words}
+    )
+
+
+@cache
+def beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def plain_markdown(text: str) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 from assistant.settings import load_toml, near_names
 
 TEXTS = Path(__file__).with_name("texts.toml")
+# What may stand beside an answer for good; the slots are numbers.
+NOTES = ("stopped", "shortened", "cut", "no_words", "answering", "busy_full", "busy_often")
 
 
 class Texts(dict[str, Any]):
@@ -49,3 +51,13 @@ def pick_language(accepted: str | None) -> str:
 def _known(tag: str) -> str | None:
     language = re.split("[-_.]", tag.lower())[0]
     return language if language in load_texts() else None
+
+
+def in_language(note: str, texts: Texts) -> str:
+    """The note with the page's own words as these texts say them; the rest, such as an error, as it is."""
+    for known in load_texts().values():
+        for key in NOTES:
+            pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(known[key]))
+            if found := re.search(pattern, note):
+                note = note.replace(found[0], texts.say(key, **found.groupdict()))
+    return note

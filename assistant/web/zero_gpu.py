@@ -31,6 +31,7 @@ class ZeroGpuBackend:
             yield from backend.stream(messages, sampling)
 
         self.label = backend.label
+        self.sees, self.seen = getattr(backend, "sees", False), getattr(backend, "seen", None)
         self._backend, self._stream = backend, on_the_card
 
     def stream(

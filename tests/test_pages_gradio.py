@@ -1,0 +1,268 @@
+import json
+import re
+import statistics
+import time
+import urllib.request
+from base64 import b64encode
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+
+import pytest
+from PIL import Image
+from serving import serving
+from stand_in import StandIn
+from test_pages import DESK, EN, PHONE, WHOLE, Visit, chromium, folders, gradio_url, server, wait_until
+
+from assistant.web.gradio_messages import BESIDE, drawn
+from assistant.web.texts import load_texts
+
+__all__ = ["chromium", "folders", "gradio_url", "server"]  # fixtures
+
+ZH = load_texts()["zh"]
+TABS = ("chat", "picture", "compare", "scorecard", "make")
+CLIPBOARD = ["clipboard-read", "clipboard-write"]
+CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+FIFTY = 50
+# What a person reads: the words on the page and those in its empty boxes.
+READ = """() => document.body.innerText + [...document.querySelectorAll("[placeholder]")]
+    .filter(box => box.checkVisibility()).map(box => "\\n" + box.placeholder).join("")"""
+
+
+def english() -> list[str]:
+    """Patterns of our English texts, line by line, with anything in their slots."""
+    texts = [text for key, text in EN.items() if isinstance(text, str) and text != ZH[key]]
+    texts += [*EN["examples"], *(name for name, _ in EN["presets"])]
+    texts.remove(EN["language"])  # the switch names each language in its own words
+    lines = [line.removeprefix("## ") for text in texts for line in text.split("\n")]
+    in_words = [line for line in lines if re.search("[A-Za-z]{2}", re.sub(r"{\w+}", "", line))]
+    return [re.sub(r"\\{\w+\\}", ".+", re.escape(line)) for line in in_words]
+
+
+def english_in(visitor: Visit) -> list[str]:
+    lines = visitor.page.evaluate(READ).replace(BESIDE, "").split("\n")
+    return [line for line in lines if any(re.fullmatch(pattern, line) for pattern in english())]
+
+
+def switch(visitor: Visit, texts) -> None:
+    """Press the switch, and wait until the page has come again and is at rest."""
+    visitor.page.get_by_role("radio", name=texts["language"]).locator("..").click()
+    arrive(visitor, texts)
+
+
+def arrive(visitor: Visit, texts) -> None:
+    visitor.page.get_by_role("tab", name=texts["scorecard"]).or_(
+        visitor.page.get_by_role("button", name=texts["scorecard"])
+    ).first.wait_for(state="attached")
+    visitor.page.locator("#state").get_by_text(texts.say("model_ready", name="ada")).wait_for(
+        state="attached"
+    )
+    visitor.page.locator("#box textarea:not([disabled])").wait_for()
+
+
+# ---- the language
+
+
+@pytest.mark.browser
+def test_the_switch_changes_every_word_on_every_tab_and_the_choice_is_kept(chromium, gradio_url: str):
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK)
+    visitor.ask("endless")
+    visitor.sees("word20 ")
+    visitor.stop()
+    assert english_in(visitor)
+    switch(visitor, ZH)
+    visitor.sees(ZH["stopped"])
+    for come_again in (False, True):
+        if come_again:
+            visitor.page.reload()
+            arrive(visitor, ZH)
+        visitor.page.get_by_role("button", name=ZH["settings"]).first.click()
+        assert visitor.page.evaluate("document.documentElement.lang") == "zh-CN"
+        for tab in TABS:
+            visitor.open_tab(ZH[tab])
+            visitor.page.wait_for_timeout(300)
+            assert english_in(visitor) == [], tab
+    visitor.open_tab(ZH["chat"])
+    visitor.press(ZH["new_chat"])
+    visitor.sees(ZH["examples"][0])
+    assert english_in(visitor) == []
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_gradios_own_settings_switch_the_servers_words_too(chromium, gradio_url: str):
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK)
+    visitor.page.locator("footer button.settings").click()
+    visitor.page.locator("input[aria-label=Language]").click()
+    visitor.page.get_by_role("option", name=ZH["language"]).click()
+    arrive(visitor, ZH)
+    assert visitor.page.get_by_role("radio", name=ZH["language"]).is_checked()
+    visitor.page.context.close()
+
+
+@pytest.mark.browser
+def test_a_language_that_the_server_fixes_needs_no_switch(chromium, server: StandIn, tmp_path):
+    with serving("gradio", tmp_path, ASSISTANT_MODEL=server.url + "#ada", ASSISTANT_LANG="zh") as url:
+        visitor = Visit(chromium, url, "gradio", viewport=DESK)
+        arrive(visitor, ZH)
+        assert visitor.page.locator("#language").count() == 0 and english_in(visitor) == []
+        visitor.page.locator("footer").get_by_text("设置").wait_for()  # Gradio's own word
+        visitor.finish()
+
+
+# ---- copying
+
+
+def test_what_stands_beside_an_answer_is_marked_and_a_note_is_read_in_the_pages_language():
+    turn = {"role": "assistant", "content": "hi", "note": EN["stopped"], "figures": {"tokens": 3}}
+    said, note, figures = (message.content for message in drawn([turn], ZH))
+    assert said == "hi" and note == f"{BESIDE}{ZH['stopped']}{BESIDE}"
+    assert figures == f"{BESIDE}{ZH.say('figure_tokens', number=3)}{BESIDE}"
+
+
+@pytest.mark.browser
+def test_a_copied_answer_is_the_answer_alone(chromium, gradio_url: str):
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK, permissions=CLIPBOARD)
+    visitor.ask("Who are you?")
+    visitor.reads_answer()
+
+    def copies(button: str, words: str) -> None:
+        visitor.page.evaluate("navigator.clipboard.writeText('')")
+        visitor.press(button)
+        wait_until(lambda: visitor.page.evaluate("navigator.clipboard.readText()") == words)
+
+    copies("Copy message", WHOLE)
+    copies("Copy conversation", f"user: Who are you?\n\nassistant: {WHOLE}")
+    visitor.ask("break")
+    visitor.sees("broke off")
+    visitor.stop_button.wait_for(state="hidden")
+    copies("Copy message", "Half an ans")
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_without_a_clipboard_the_copy_is_the_answer_alone_too(chromium, gradio_url: str):
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK)
+    visitor.page.add_init_script("delete Navigator.prototype.clipboard")
+    visitor.page.reload()
+    visitor.box.wait_for()
+    visitor.ask("Who are you?")
+    visitor.reads_answer()
+    visitor.press("Copy message")
+    visitor.box.press("Control+V")
+    assert visitor.box.input_value() == WHOLE
+    visitor.finish()
+
+
+# ---- pictures
+
+FILE = """const bytes = Uint8Array.from(atob(code), letter => letter.charCodeAt(0))
+    const file = new File([bytes], "a.png", { type: "image/png" })"""
+PASTE = (
+    f"async code => {{ {FILE}; await navigator.clipboard.write([new ClipboardItem({{'image/png': file}})]) }}"
+)
+DROP = f"""code => {{ {FILE}; const data = new DataTransfer(); data.items.add(file)
+    document.querySelector("#picture button").dispatchEvent(
+        new DragEvent("drop", {{ dataTransfer: data, bubbles: true, cancelable: true }})) }}"""
+
+
+def picture_code(colour: str) -> str:
+    buffer = BytesIO()
+    Image.new("RGB", (60, 40), colour).save(buffer, "PNG")
+    return b64encode(buffer.getvalue()).decode()
+
+
+def picture_heard(server: StandIn) -> Image.Image:
+    """The last picture that the model was asked about."""
+    parts = server.requests[-1]["messages"][-1]["content"]
+    address = next(part["image_url"]["url"] for part in parts if part["type"] == "image_url")
+    with urllib.request.urlopen(address) as opened:
+        return Image.open(BytesIO(opened.read())).convert("RGB")
+
+
+@pytest.mark.browser
+def test_a_picture_is_dropped_pasted_and_photographed_and_each_is_answered(
+    chromium, gradio_url: str, server: StandIn
+):
+    browser = chromium.browser_type.launch(executable_path="/usr/bin/chromium", args=CAMERA)
+    visitor = Visit(browser, gradio_url, "gradio", viewport=DESK, permissions=CLIPBOARD)
+    page, box = visitor.page, visitor.page.locator("#picture-box textarea")
+    visitor.open_tab(EN["picture"])
+    visitor.sees(EN.say("eyes_ready", name="ada"))
+
+    def is_answered(count: int) -> None:
+        visitor.sees(EN["picture_next"])
+        box.fill("What is this?")
+        box.press("Enter")
+        page.locator("#picture-chat").get_by_text("tokens/s").nth(count - 1).wait_for()
+        page.locator("#picture-box").get_by_text(EN["send"], exact=True).wait_for()
+
+    page.evaluate(DROP, picture_code("orange"))
+    is_answered(1)
+    assert picture_heard(server).getpixel((5, 5)) == (255, 165, 0)
+    page.evaluate(PASTE, picture_code("green"))  # over the one that is there
+    box.press("Control+V")
+    is_answered(2)
+    assert picture_heard(server).getpixel((5, 5)) == (0, 128, 0)
+    page.get_by_label("Remove Image").click()
+    page.get_by_label("Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video').readyState >= 3")  # before: no picture
+    page.wait_for_timeout(500)
+    page.get_by_label("capture photo").click()
+    is_answered(3)
+    assert picture_heard(server).size[0] > 60
+    visitor.finish()
+    browser.close()
+
+
+# ---- for everyone
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("texts", [EN, ZH], ids=["en", "zh"])
+def test_every_tab_is_accessible_on_desk_and_phone_light_and_dark(chromium, gradio_url: str, texts):
+    """Dark differs in its colours alone, whatever the language; the sidebar is the same on each tab."""
+    locale = "en-US" if texts is EN else "zh-CN"
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK, locale=locale)
+    page = visitor.page
+    visitor.ask("Who are you?")
+    visitor.sees(WHOLE)
+    page.add_style_tag(content="* { transition: none !important; animation: none !important }")
+    for accordion in ("this_chat", "settings"):
+        page.get_by_role("button", name=texts[accordion]).first.click()
+    found, seen = [], ()
+    for size in (DESK, PHONE):
+        page.set_viewport_size(size)
+        if size is PHONE:
+            page.get_by_role("button", name="Toggle Sidebar").click()  # it covers the page
+        for tab in TABS:
+            visitor.open_tab(texts[tab])
+            page.wait_for_timeout(300)
+            for scheme, rule in (("light", ""), ("dark", "color-contrast"))[: 2 if texts is EN else 1]:
+                page.emulate_media(color_scheme=scheme)
+                page.locator("body.dark" if rule else "body:not(.dark)").wait_for()
+                said = visitor.violations(*seen, rule=rule)
+                found += [f"{tab} {size['width']} {scheme}: {one}" for one in said]
+            seen = (".sidebar",)
+    assert not found, "\n".join(found)
+    visitor.finish()
+
+
+def test_fifty_clients_of_the_page_are_all_served_and_fairly(gradio_url: str):
+    """Through HTTP, as Gradio's own clients ask; a wait is from the question to the last word."""
+
+    def ask(number: int) -> float:
+        begin = time.monotonic()
+        body = json.dumps({"data": [f"Who are you, {number}?", "", 0, 0.9, 64, None]}).encode()
+        address = f"{gradio_url}/gradio_api/call/chat"
+        asked = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(asked, timeout=60) as reply:
+            event = json.load(reply)["event_id"]
+        with urllib.request.urlopen(f"{address}/{event}", timeout=60) as reply:
+            *_, last = reply.read().decode().strip().split("\n\n")
+        assert last == f"event: complete\ndata: {json.dumps([WHOLE])}"
+        return time.monotonic() - begin
+
+    with ThreadPoolExecutor(FIFTY) as pool:
+        waits = list(pool.map(ask, range(FIFTY)))
+    assert max(waits) <= 2 * statistics.median(waits), sorted(waits)
