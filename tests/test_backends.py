@@ -286,5 +286,9 @@ def test_the_default_is_named_then_newest_then_base(tmp_path, monkeypatch):
     make("out/ada/model", 10)
     (tmp_path / "out/eve/model").mkdir(parents=True)
     assert default_model(tmp_path) == str(tmp_path / "out/ada/model")
+    make("out/.publish/model", 0)  # a model on its way to a host, and a page that was built with one
+    make("out/page/model", 0)
+    (tmp_path / "out/page/deploy.json").write_text("{}", encoding="utf-8")
+    assert default_model(tmp_path) == str(tmp_path / "out/ada/model")
     monkeypatch.setenv("ASSISTANT_MODEL", "http://127.0.0.1:1/v1")
     assert default_model(tmp_path) == "http://127.0.0.1:1/v1"

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -375,6 +376,12 @@ def test_the_models_of_this_machine_are_found_and_the_pages_own_is_first(root, m
     ]
     assert not any("127.0.0.1" in model.id or str(root) in model.id for model in found)
     assert find_models("http://x/v1#me", root)[0].id == "endpoint:me"
+
+
+def test_models_are_found_also_where_the_checkout_lies_below_a_dot_folder(root):
+    hidden = root / ".work"
+    shutil.copytree(root / "models", hidden / "models")
+    assert [model.id for model in find_models("", hidden)] == ["models/other", "models/small-1b"]
 
 
 def test_two_models_that_would_read_the_same_are_told_apart(root):

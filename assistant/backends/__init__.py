@@ -177,8 +177,14 @@ def default_model(root: Path = REPOSITORY) -> str:
     """
     if named := os.environ.get("ASSISTANT_MODEL", "").strip():
         return named
-    made = sorted(root.glob("out/*/model/config.json"), key=lambda path: path.stat().st_mtime)
+    found = [path for path in root.glob("out/*/model/config.json") if _is_of_a_run(path.parents[1])]
+    made = sorted(found, key=lambda path: path.stat().st_mtime)
     base = root / "models" / "smollm2-135m-instruct" / "config.json"
     if made or base.is_file():
         return str((made[-1] if made else base).parent)
     raise RuntimeError('there is no model yet; make one: make assistant NAME="Ada" (or set ASSISTANT_MODEL)')
+
+
+def _is_of_a_run(folder: Path) -> bool:
+    """Not what is being made, whose name begins with a dot, and no page that was built to be published."""
+    return not folder.name.startswith(".") and not (folder / "deploy.json").is_file()

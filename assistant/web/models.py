@@ -33,7 +33,7 @@ def find_models(own: str, root: Path = REPOSITORY) -> list[Found]:
     """The page's `own` model first, then assistants, then bases, then endpoints; each once."""
     found = [_endpoint(own) if "://" in own else _folder(Path(own), root)] if own else []
     for pattern in ("out/*/model", "out/*/adapter", "out/*/*.gguf", "models/*", "models/**/*.gguf"):
-        found += [_folder(path, root) for path in sorted(root.glob(pattern)) if _is_model(path)]
+        found += [_folder(path, root) for path in sorted(root.glob(pattern)) if _is_model(path, root)]
     found += [_endpoint(address) for address in os.environ.get("ASSISTANT_ENDPOINTS", "").split()]
     first: dict[str, Found] = {}
     for model in found:
@@ -41,8 +41,8 @@ def find_models(own: str, root: Path = REPOSITORY) -> list[Found]:
     return list(first.values())
 
 
-def _is_model(path: Path) -> bool:
-    if any(part.startswith(".") for part in path.parts):
+def _is_model(path: Path, root: Path) -> bool:
+    if any(part.startswith(".") for part in path.relative_to(root).parts):
         return False  # being made
     if path.suffix == ".gguf":
         return path.is_file()
