@@ -6,7 +6,7 @@ Knows no framework; everything done is kept in the store.
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import cast
@@ -19,7 +19,9 @@ from assistant.web.store import Chat, Store, Turn
 from assistant.web.texts import Texts
 
 SAVE_S = 1.0  # a crash loses at most the last second
+ENDING_S = 2.0  # how long a change of a conversation waits for an answer there to end
 LONGEST_COMMENT = 1000
+VERDICT = ("liked", "comment")
 
 
 @dataclass
@@ -27,23 +29,31 @@ class Running:
     """The conversations that are being answered, each with what stops it."""
 
     stops: dict[str, threading.Event] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    changed: threading.Condition = field(default_factory=threading.Condition)
 
     @contextmanager
     def begin(self, id: str) -> Iterator[threading.Event | None]:
         """What will stop this answer; None when another one is being written in that conversation."""
         stop = threading.Event()
-        with self.lock:
+        with self.changed:
             is_ours = self.stops.setdefault(id, stop) is stop
         try:
             yield stop if is_ours else None
         finally:
             if is_ours:
-                del self.stops[id]
+                with self.changed:
+                    del self.stops[id]
+                    self.changed.notify_all()
 
     def stop(self, id: str) -> None:
         if found := self.stops.get(id):
             found.set()
+
+    def end(self, id: str, timeout_s: float = ENDING_S) -> None:
+        """Stop the answer in that conversation and wait until it is kept; not longer than `timeout_s`."""
+        self.stop(id)
+        with self.changed:
+            self.changed.wait_for(lambda: id not in self.stops, timeout_s)
 
 
 RUNNING = Running()
@@ -68,6 +78,8 @@ def reply(
                 store, browser, chat, turn, answer(engine, messages, sampling, texts, client), stop
             )
         except (ValueError, sqlite3.Error) as error:
+            if isinstance(error.__context__, GeneratorExit):
+                return  # nobody is there to read it
             yield Shown(turn["content"], texts.say("not_saved", error=one_line(error)), failed=True)
 
 
@@ -88,15 +100,28 @@ def _kept(
                     break
                 turn["content"] = shown.text
                 yield shown
-                if (now := time.monotonic()) - saved >= SAVE_S:
-                    store.save(browser, chat)
-                    saved = now
+                if time.monotonic() - saved >= SAVE_S:
+                    _keep(store, browser, chat)
+                    saved = time.monotonic()
         if stop.is_set():
             shown = replace(shown, note=turn["note"], meanwhile="", failed=False)
             yield shown
         _finish(turn, shown)
     finally:
-        store.save(browser, chat)
+        if now := _keep(store, browser, chat):
+            chat.title, chat.turns = now.title, now.turns
+
+
+def _keep(store: Store, browser: str, chat: Chat) -> Chat | None:
+    """The answer so far, unless it or its question was taken back meanwhile; a verdict on it stays."""
+    *before, turn = chat.turns
+
+    def merge(kept: Chat) -> None:
+        if spoken(kept.turns[:-1]) == spoken(before) and kept.turns[-1]["role"] == "assistant":
+            verdict = {key: value for key, value in kept.turns[-1].items() if key in VERDICT}
+            kept.turns[-1] = cast(Turn, turn | verdict)
+
+    return store.change(browser, chat.id, merge)
 
 
 def _finish(turn: Turn, shown: Shown) -> None:
@@ -105,6 +130,23 @@ def _finish(turn: Turn, shown: Shown) -> None:
         turn["failed"] = True
     if shown.figures:
         turn["figures"] = shown.figures
+
+
+def delete_chat(store: Store, browser: str, id: str) -> None:
+    """The conversation is gone, with the answer that is being written there."""
+    RUNNING.end(id)
+    store.delete(browser, id)
+
+
+def change_chat(store: Store, browser: str, id: str, how: Callable[[Chat], object]) -> Chat | None:
+    """Take back, empty or ask again in the kept conversation; an answer that is being written ends first.
+
+    What is gone is gone from the disk too. None when the conversation is.
+    """
+    RUNNING.end(id)
+    changed = store.change(browser, id, how)
+    store.wipe()
+    return changed
 
 
 def spoken(turns: list[Turn]) -> list[Message]:

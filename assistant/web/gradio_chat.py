@@ -134,10 +134,11 @@ def run(
         turns = [*before, turn_of(shown)]
         yield {widgets.chatbot: drawn(turns, asked.texts, shown.meanwhile), **beside}
         beside = {}
+    kept = parts.store.load(asked.browser, chat.id)  # it may have been renamed meanwhile
     yield {
         widgets.box: box_at_rest(parts),
         widgets.chats: titles(parts, asked.browser, chat.id),
-        widgets.title: chat.title,
+        widgets.title: kept.title if kept else "",
     }
 
 
@@ -156,8 +157,7 @@ def wire_verdict(parts: Parts, chatbot: gr.Chatbot, comment: gr.Textbox) -> None
             return {comment: gr.Textbox(visible=False)}
         at = turn_at(chat.turns, parts.texts(language), data.index)
         liked = data.liked if isinstance(data.liked, bool) else None
-        rate(chat, at, liked)
-        parts.store.save(secret(browser), chat)
+        parts.store.change(secret(browser), chat.id, lambda chat: rate(chat, at, liked))
         # What is hidden at first does not know its texts; it gets them when it is shown.
         shown = gr.Textbox("", visible=liked is not None, submit_btn=parts.say("save"))
         return {comment: shown, rated: at}
@@ -165,8 +165,8 @@ def wire_verdict(parts: Parts, chatbot: gr.Chatbot, comment: gr.Textbox) -> None
     def note(text: str, at: int, browser: Any, language: str) -> gr.Textbox:
         chat = parts.store.load(secret(browser), open_chat(browser))
         if chat and 0 <= at < len(chat.turns):
-            rate(chat, at, chat.turns[at].get("liked"), text)
-            parts.store.save(secret(browser), chat)
+            liked = chat.turns[at].get("liked")
+            parts.store.change(secret(browser), chat.id, lambda chat: rate(chat, at, liked, text))
             gr.Info(parts.texts(language)["thanks"], title="", duration=3)
         return gr.Textbox(visible=False)
 

@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from assistant.settings import one_line
-from assistant.web.chats import undo
+from assistant.web.chats import change_chat, delete_chat, undo
 from assistant.web.exchange import from_json, write_files
 from assistant.web.gradio_messages import drawn
 from assistant.web.gradio_parts import PRIVATE, QUICK, Parts, open_chat, secret, texts_for
@@ -135,12 +135,10 @@ def empty(chat: Chat) -> str:
 
 def wire_changing(parts: Parts, widgets: Widgets, leave: dict[str, Any]) -> None:
     def change(browser: Any, language: str, how: Callable[[Chat], str]) -> dict[Any, Any]:
-        id, question = secret(browser), ""
-        if chat := parts.store.load(id, open_chat(browser)):
-            question = how(chat)
-            parts.store.save(id, chat)
+        id, questions = secret(browser), [""]
+        chat = change_chat(parts.store, id, open_chat(browser), lambda chat: questions.append(how(chat)))
         shown = show(parts, widgets, id, chat, parts.texts(language))
-        return shown | {widgets.box: box_at_rest(parts, question)}
+        return shown | {widgets.box: box_at_rest(parts, questions[-1])}
 
     def clear(browser: Any, language: str) -> dict[Any, Any]:
         return change(browser, language, empty)
@@ -153,7 +151,7 @@ def wire_changing(parts: Parts, widgets: Widgets, leave: dict[str, Any]) -> None
         return titles(parts, secret(browser), open_chat(browser))
 
     def delete(browser: Any, language: str) -> dict[Any, Any]:
-        parts.store.delete(secret(browser), open_chat(browser))
+        delete_chat(parts.store, secret(browser), open_chat(browser))
         return show(parts, widgets, secret(browser), None, parts.texts(language))
 
     here = [parts.browser, parts.language]

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -18,7 +18,10 @@ from typing import Any, Literal, NotRequired, TypedDict
 Winner = Literal["left", "right", "tie"]
 MOST_CHATS = 300  # per browser
 LONGEST_CHAT = 4_000_000  # characters, as JSON
+MOST_OF_ONE = 50_000_000  # bytes of one browser's conversations
+MOST_BYTES = 2_000_000_000  # of the whole file
 LONGEST_TITLE = 60
+READ = "SELECT id, title, system_prompt, turns FROM chat WHERE owner=? AND id=?"
 TABLES = """
 CREATE TABLE IF NOT EXISTS chat (
   owner TEXT NOT NULL, id TEXT NOT NULL, title TEXT NOT NULL, system_prompt TEXT NOT NULL,
@@ -69,11 +72,10 @@ class Store:
         if not browser:
             raise ValueError("this page has not found its browser yet; reload it")
         chat.title = chat.title or first_line(chat.turns)
-        turns = json.dumps(chat.turns, ensure_ascii=False)
-        if len(turns) > LONGEST_CHAT:
-            raise ValueError("this conversation is too long to be kept; begin a new one")
+        turns = _written(chat.turns)
         row = (chat.title, chat.system_prompt, turns, time.time(), _hash(browser), chat.id)
         with self._transaction() as cursor:
+            _check_bytes(cursor, _hash(browser), chat.id, len(turns.encode()))
             cursor.execute(
                 "UPDATE chat SET title=?, system_prompt=?, turns=?, changed=? WHERE owner=? AND id=?", row
             )
@@ -86,10 +88,22 @@ class Store:
 
     def load(self, browser: str, id: str) -> Chat | None:
         """The browser's own conversation of that id; None when it has none."""
-        found = self._rows(
-            "SELECT id, title, system_prompt, turns FROM chat WHERE owner=? AND id=?", _hash(browser), id
-        )
-        return next((Chat(id, title, prompt, json.loads(turns)) for id, title, prompt, turns in found), None)
+        return next(map(_read, self._rows(READ, _hash(browser), id)), None)
+
+    def change(self, browser: str, id: str, how: Callable[[Chat], object]) -> Chat | None:
+        """The kept conversation after `how` changed its turns, with nobody else between reading and writing.
+
+        Its title stays; what was deleted is not kept again: None. Raises ValueError when it gets too long.
+        """
+        with self._transaction() as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            found = cursor.execute(READ, (_hash(browser), id)).fetchone()
+            if not found:
+                return None
+            how(chat := _read(found))
+            row = (_written(chat.turns), time.time(), _hash(browser), id)
+            cursor.execute("UPDATE chat SET turns=?, changed=? WHERE owner=? AND id=?", row)
+        return chat
 
     def titles(self, browser: str) -> list[tuple[str, str]]:
         """(title, id) of the browser's conversations, the last changed first."""
@@ -104,10 +118,16 @@ class Store:
     def delete(self, browser: str, id: str) -> None:
         with self._transaction() as cursor:
             cursor.execute("DELETE FROM chat WHERE owner=? AND id=?", (_hash(browser), id))
+        self.wipe()
+
+    def wipe(self) -> None:
+        """Empty the log beside the file: what was deleted or overwritten stands there until then."""
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def vote(self, browser: str, question: str, left: str, right: str, winner: Winner) -> None:
         row = (_hash(browser), question, left, right, winner, time.time())
         with self._transaction() as cursor:
+            _check_file(cursor)
             cursor.execute("INSERT INTO vote VALUES (?,?,?,?,?,?)", row)
 
     def tally(self, one: str, other: str) -> tuple[int, int, int]:
@@ -164,6 +184,40 @@ def first_line(turns: list[Turn]) -> str:
     """The title a conversation gets by itself: its first question, shortened."""
     text = " ".join(next((turn["content"] for turn in turns if turn["role"] == "user"), "").split())
     return text if len(text) <= LONGEST_TITLE else text[: LONGEST_TITLE - 1].rstrip() + "…"
+
+
+def _read(row: tuple[str, str, str, str]) -> Chat:
+    id, title, system_prompt, turns = row
+    return Chat(id, title, system_prompt, json.loads(turns))
+
+
+def _written(turns: list[Turn]) -> str:
+    text = json.dumps(turns, ensure_ascii=False)
+    if len(text) > LONGEST_CHAT:
+        raise ValueError("this conversation is too long to be kept; begin a new one")
+    return text
+
+
+def _check_bytes(cursor: sqlite3.Cursor, owner: str, id: str, size: int) -> None:
+    others = "SELECT total(length(CAST(turns AS BLOB))) FROM chat WHERE owner=? AND id<>?"
+    (kept,) = cursor.execute(others, (owner, id)).fetchone()
+    if kept + size > MOST_OF_ONE:
+        raise ValueError(
+            f"this browser's conversations fill the {MOST_OF_ONE // 1_000_000} MB that are kept for it; "
+            "delete some first"
+        )
+    _check_file(cursor)
+
+
+def _check_file(cursor: sqlite3.Cursor) -> None:
+    count = "SELECT (page_count - freelist_count) * page_size FROM {}"
+    tables = "pragma_page_count(), pragma_freelist_count(), pragma_page_size()"
+    (size,) = cursor.execute(count.format(tables)).fetchone()
+    if size > MOST_BYTES:
+        raise ValueError(
+            f"this server keeps {MOST_BYTES // 1_000_000} MB of conversations and no more; delete some of "
+            "yours, or ask who runs it for room"
+        )
 
 
 def _check_room(cursor: sqlite3.Cursor, owner: str) -> None:
