@@ -1,13 +1,15 @@
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stand_in import ANSWER, StandIn, stand_in
 
-from assistant.backends import Counts, Notice, Sampling, default_model, open_backend
+from assistant.backends import Counts, Notice, Sampling, Shared, default_model, fit, open_backend
 from assistant.backends.pump import Turns, pump
 from assistant.conversations import Message, assistant, system, user
 from assistant.settings import REPOSITORY
@@ -133,6 +135,53 @@ def test_a_long_conversation_loses_its_oldest_turns_and_says_so(backend):
     assert len(backend.fit([*turns[: -dropped + 2], user("last")], 5)[0]) <= backend.context
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7, 50, 20_001])
+@pytest.mark.parametrize("has_system", [False, True])
+def test_what_fits_is_found_in_few_looks_however_long_the_conversation_is(count, has_system):
+    looks: list[int] = []
+
+    def encode(messages: list[Message]) -> list[int]:
+        looks.append(len(messages))
+        return [0] * sum(len(message["content"]) + 4 for message in messages)
+
+    talk = [assistant("b") if at % 2 else user("a") for at in range(count)]
+    talk = [*([system("s")] if has_system else []), *talk]
+    for context in (140, 1000):
+        looks.clear()
+        ids, dropped = fit(encode, talk, context, 100)
+        assert len(looks) <= 16
+        kept = [
+            d
+            for d in range(0, count, 2)
+            if 5 * (has_system + count - d) <= context - min(100, max(64, context // 4))
+        ]
+        assert dropped == kept[0] and len(ids) == 5 * (has_system + count - dropped)
+    with pytest.raises(
+        ValueError, match=f"the message is {5 + 5 * has_system + 5 * (count % 2 == 0)} tokens"
+    ):
+        fit(encode, talk, 64, 100)
+
+
+def test_a_conversation_that_takes_long_to_read_holds_up_nobody(backend, monkeypatch):
+    is_reading, may_go_on = threading.Event(), threading.Event()
+    real = backend.fit
+
+    def read(messages: list[Message], most: int) -> tuple[list[int], int]:
+        if messages[0]["content"] == "long":
+            is_reading.set()
+            assert may_go_on.wait(20)
+        return real(messages, most)
+
+    monkeypatch.setattr(backend, "fit", read)
+    long = backend.stream([user("long")], Sampling(max_new_tokens=3))
+    next(long)
+    assert is_reading.wait(5)
+    assert "".join(backend.stream([user("short")], Sampling(max_new_tokens=3)))
+    long.close()
+    may_go_on.set()
+    assert is_over(lambda: not answering_threads(), 2)
+
+
 def test_one_message_longer_than_the_context_is_refused_in_a_sentence(backend):
     with pytest.raises(ValueError, match="write a shorter one"):
         list(backend.stream([user("word " * 500)], Sampling(max_new_tokens=5)))
@@ -149,6 +198,43 @@ def test_one_generation_at_a_time_and_the_second_hears_its_place(backend):
         first.close()
         second.close()
     assert is_over(lambda: not answering_threads(), 2)
+
+
+def test_models_that_share_the_cores_speak_one_after_the_other_and_a_pair_side_by_side(tiny_model, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model, other)
+    shared = Shared()
+    one, two = open_backend(str(tiny_model), shared=shared), open_backend(str(other), shared=shared)
+    endless, brief = Sampling(max_new_tokens=350, temperature=1.0), Sampling(max_new_tokens=3)
+    first = one.stream([user("a")], replace(endless, pair="x"))
+    next(chunk for chunk in first if chunk)
+    with one._line.take(pair="x"):  # type: ignore[attr-defined]
+        waiting = two.stream([user("b")], brief)
+        notice = next(chunk for chunk in waiting if isinstance(chunk, Notice))
+        assert (notice.kind, notice.number) == ("waiting", 2)
+        assert not any(next(waiting) for _ in range(3))
+        beside = list(two.stream([user("c")], replace(brief, pair="x")))
+        assert "".join(beside) and not any(isinstance(chunk, Notice) for chunk in beside)
+        first.close()
+    assert "".join(waiting)
+
+
+def test_a_pair_stands_together_in_the_line():
+    turns, order = Turns(), []
+
+    def take(pair: str) -> None:
+        with turns.take(pair=pair):
+            order.append(pair)
+            time.sleep(0.2)
+
+    with turns.take():
+        threads = [threading.Thread(target=take, args=(pair,)) for pair in ("x", "", "x", "y")]
+        for number, thread in enumerate(threads, 2):
+            thread.start()
+            assert is_over(lambda number=number: len(turns._line) == number)
+    for thread in threads:
+        thread.join(5)
+    assert order == ["x", "x", "", "y"]
 
 
 def test_turns_are_taken_first_come_first_served():

@@ -1,5 +1,6 @@
 """What a person does to a conversation while an answer is being written in it."""
 
+import json
 import sqlite3
 import threading
 import time
@@ -10,8 +11,9 @@ from test_store import EN, ME, Told, chat_with
 from test_store import store as store  # a fixture
 
 from assistant.backends import Sampling
-from assistant.web import chats
+from assistant.web import chats, figures_line
 from assistant.web.chats import ask, change_chat, delete_chat, rate, reply, undo
+from assistant.web.exchange import from_json
 from assistant.web.store import Chat, Store, new_browser
 
 
@@ -126,6 +128,7 @@ def test_what_is_deleted_or_cleared_is_gone_from_the_disk_while_the_server_runs(
         store.rename(ME, chat.id, "t")
     assert holds(tmp_path, b"xylophone") and holds(tmp_path, b"zeppelin")
     delete_chat(store, ME, one.id)
+    assert not holds(tmp_path, b"xylophone") and holds(tmp_path, b"zeppelin")
     change_chat(store, ME, other.id, lambda chat: chat.turns.clear())
     assert not any(holds(tmp_path, word) for word in (b"xylophone", b"zeppelin", b"marzipan"))
     store.close()
@@ -148,3 +151,26 @@ def test_one_browser_keeps_so_much_and_the_server_so_much(store: Store, monkeypa
         store.delete(ME, id)
     monkeypatch.setattr("assistant.web.store.MOST_BYTES", 1_500_000)
     store.save(ME, chat_with())
+
+
+# ---- files from elsewhere
+
+
+@pytest.mark.parametrize("number", ["NaN", "1e999", "-1", "1" * 400, "true", '"x"', "null"])
+def test_a_figure_that_is_no_number_is_left_out_and_never_keeps_a_chat_from_being_shown(number: str):
+    file = f"""{{"messages": [{{"role": "user", "content": "q"}}, {{"role": "assistant", "content": "a",
+        "figures": {{"tokens": {number}, "context": {number}, "per_s": 3.5, "other": 1}}}}]}}"""
+    (chat,) = from_json(file.encode(), "a.json")
+    assert chat.turns[1]["figures"] == {"per_s": 3.5}
+    kept = {"tokens": json.loads(number), "context": json.loads(number), "per_s": 3.5}
+    assert figures_line(kept, EN) == "3.5 tokens/s"
+
+
+def test_figures_that_an_earlier_import_kept_are_shown_as_far_as_they_are_numbers():
+    assert figures_line({"tokens": float("nan"), "context": 5e-324, "prompt": 1e8, "first_s": 1}, EN)
+
+
+def test_a_file_with_too_many_turns_is_refused_in_one_sentence():
+    talk = [{"role": role, "content": "x"} for role in ("user", "assistant")] * 10_001
+    with pytest.raises(ValueError, match="a.json: conversation 1: 20002 messages; at most 2000 are kept"):
+        from_json(json.dumps({"messages": talk}).encode(), "a.json")

@@ -28,6 +28,8 @@ class Sampling:
     seed: int | None = None
     strength: float = 1.0
     """Of a LoRA adapter: 0 is its base, 1 as trained. Other models have none and do not look at it."""
+    pair: str = ""
+    """Answers of the same pair are one question: they are written side by side, where others wait in line."""
 
 
 class Notice(str):
@@ -123,12 +125,24 @@ def fit(
     The system message and the last question stay. Raises ValueError when these alone are too long.
     """
     room = context - min(max_new_tokens, max(LEAST_ANSWER, context // 4))
-    has_system = messages[0]["role"] == "system"
-    for dropped in range(0, len(messages) - has_system, 2):
-        ids = encode(without_oldest(messages, dropped))
+    ids = encode(messages)
+    if len(ids) <= room:
+        return ids, 0
+    fitting: tuple[list[int], int] | None = None
+    # Pairs of messages that may have to go: the more go, the shorter it gets, so half of them need no look.
+    least, most = 1, (len(messages) - (messages[0]["role"] == "system") - 1) // 2
+    while least <= most:
+        pairs = (least + most) // 2
+        ids = encode(without_oldest(messages, 2 * pairs))
         if len(ids) <= room:
-            return ids, dropped
-    raise ValueError(f"the message is {len(ids)} tokens long and the model reads {room}; write a shorter one")
+            fitting, most = (ids, 2 * pairs), pairs - 1
+        else:
+            least = pairs + 1
+    if not fitting:
+        raise ValueError(
+            f"the message is {len(ids)} tokens long and the model reads {room}; write a shorter one"
+        )
+    return fitting
 
 
 def without_oldest(messages: list[Message], count: int) -> list[Message]:

@@ -2,7 +2,6 @@
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 
@@ -54,21 +53,35 @@ def _until_done(
         yield chunk
 
 
+class Ticket:
+    """A place in the line; those of one pair stand together and have their turn together."""
+
+    def __init__(self, pair: str) -> None:
+        self._pair = pair
+
+    def is_with(self, other: "Ticket") -> bool:
+        return self is other or bool(self._pair and self._pair == other._pair)
+
+
 class Turns:
     """A lock that is granted first come, first served, and that a waiting caller can leave."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
+        self._line: list[Ticket] = []
 
     @contextmanager
     def take(
-        self, emit: Callable[[str], None] = lambda chunk: None, is_stopped: Callable[[], bool] = lambda: False
+        self,
+        emit: Callable[[str], None] = lambda chunk: None,
+        is_stopped: Callable[[], bool] = lambda: False,
+        pair: str = "",
     ) -> Iterator[bool]:
         """Wait for the turn; True when it came, False when `is_stopped` said so first."""
-        ticket = object()
+        ticket = Ticket(pair)
         with self._changed:
-            self._line.append(ticket)
+            beside = [place for place, other in enumerate(self._line, 1) if ticket.is_with(other)]
+            self._line.insert(beside[-1] if beside else len(self._line), ticket)
         try:
             yield self._wait(ticket, emit, is_stopped)
         finally:
@@ -88,10 +101,13 @@ class Turns:
 
         return pump(work, stop)
 
-    def _wait(self, ticket: object, emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> bool:
+    def _before(self, ticket: Ticket) -> int:
+        return next(place for place, other in enumerate(self._line) if ticket.is_with(other))
+
+    def _wait(self, ticket: Ticket, emit: Callable[[str], None], is_stopped: Callable[[], bool]) -> bool:
         told = 0
         with self._changed:
-            while (before := self._line.index(ticket)) and not is_stopped():
+            while (before := self._before(ticket)) and not is_stopped():
                 if before != told:
                     emit(Notice("waiting", before))
                     told = before

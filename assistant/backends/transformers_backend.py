@@ -1,6 +1,6 @@
 """A model folder spoken by transformers in this process: one answer at a time, first come, first served.
 
-Adapters of one base take their turns on it: who answers, and how strongly, is set in the turn.
+On a CPU so are all models of a page. Adapters of one base take turns: who answers is set in the turn.
 """
 
 import threading
@@ -16,7 +16,7 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 from assistant.backends import Counts, Notice, Sampling, Shared, fit, without_oldest
-from assistant.backends.pump import Turns
+from assistant.backends.pump import Turns, pump
 from assistant.conversations import Message, images_of
 from assistant.eyes import is_llava
 from assistant.generating import generate_batch
@@ -36,10 +36,10 @@ LONGEST_CHARACTER = 6  # tokens; a tail that stays broken for longer is not a ch
 
 
 class Speaker:
-    """A base in memory and the turns of those who speak through it."""
+    """A base in memory, the turns of those who speak through it, and the line of all who share its cores."""
 
-    def __init__(self, chat: ChatModel) -> None:
-        self.identities = Identities(chat)
+    def __init__(self, chat: ChatModel, line: Turns) -> None:
+        self.identities, self.line = Identities(chat), line
         self.turns = Turns()
         self.encoding = threading.Lock()  # a fast tokenizer must not be set up by two threads at once
 
@@ -51,7 +51,8 @@ class TransformersBackend:
         self.label = f"transformers: {model}"
         self.has_strength = has_strength(model)
         self._speaker = _speaker_of(Path(model), self.has_strength, shared or Shared())
-        self._turns, self._encoding = self._speaker.turns, self._speaker.encoding
+        self._line, self._turns = self._speaker.line, self._speaker.turns
+        self._encoding = self._speaker.encoding
         self._identities = self._speaker.identities
         self._chat = replace(self._identities.chat, path=Path(model))
         self._key = self._take_in(Path(model)) if self.has_strength else None
@@ -88,7 +89,7 @@ class TransformersBackend:
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
     ) -> Generator[str, None, None]:
         check_strength(sampling.strength)
-        return self._turns.stream(partial(self._generate, messages, sampling), stop)
+        return pump(partial(self._answer, messages, sampling), stop)
 
     def answer_all(
         self,
@@ -97,7 +98,7 @@ class TransformersBackend:
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
         check_strength(sampling.strength)
-        with self._turns.take(), self._identities.speaking(self._key, sampling.strength):
+        with self._line.take(), self._turns.take(), self._identities.speaking(self._key, sampling.strength):
             self._seed(sampling)
             return generate_batch(
                 self._chat,
@@ -108,19 +109,34 @@ class TransformersBackend:
                 progress,
             )
 
-    def _generate(
+    def _answer(
         self,
         messages: list[Message],
         sampling: Sampling,
         emit: Callable[[str], None],
         is_stopped: Callable[[], bool],
     ) -> None:
-        ids, dropped = self.fit(messages, sampling.max_new_tokens)
+        ids, dropped = self.fit(messages, sampling.max_new_tokens)  # before its turn: it may be long
         if dropped:
             emit(Notice("shortened", dropped))
+        with (
+            self._line.take(emit, is_stopped, sampling.pair),
+            self._turns.take(emit, is_stopped) as is_ours,
+        ):
+            if is_ours:
+                self._generate(ids, without_oldest(messages, dropped), sampling, emit, is_stopped)
+
+    def _generate(
+        self,
+        ids: list[int],
+        messages: list[Message],
+        sampling: Sampling,
+        emit: Callable[[str], None],
+        is_stopped: Callable[[], bool],
+    ) -> None:
         self._seed(sampling)
         prompt = torch.tensor([ids], device=self._chat.model.device)
-        pixels = self._chat.pixels(images_of(without_oldest(messages, dropped)))
+        pixels = self._chat.pixels(images_of(messages))
         with torch.inference_mode(), self._identities.speaking(self._key, sampling.strength):
             output = self._chat.model.generate(
                 input_ids=prompt,
@@ -155,12 +171,13 @@ def _speaker_of(model: Path, is_lora: bool, shared: Shared) -> Speaker:
     stamps = tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
     is_quick = is_llava(folder) and not is_lora  # an adapter could not be put on quickened layers
     place = str(folder.resolve() if folder.is_dir() else folder)
+    line = shared.get("the line of this machine's cores", Turns)
 
     def load() -> Speaker:
         chat = load_chat_model(folder, quantization=quantization)
         if is_quick:
             quicken(chat.model)
-        return Speaker(chat)
+        return Speaker(chat, line if chat.model.device.type == "cpu" else Turns())
 
     return shared.get((place, stamps, repr(quantization), is_quick), load)
 

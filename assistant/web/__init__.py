@@ -31,6 +31,7 @@ __all__ = [
 REDRAW_S = 0.05  # 20 updates a second: more only make a browser lag behind the model
 MAX_NEW_TOKENS = (16, 2048)
 MAX_TEMPERATURE = 1.5
+MOST_FIGURE = 1e9
 LEAST_TEMPERATURE = 0.01  # below it greedy: numbers divided by less overflow
 
 
@@ -128,12 +129,18 @@ def _counted(
     return replace(shown, figures=figures, note=" ".join(filter(None, (shown.note, cut))))
 
 
+def is_figure(value: object) -> bool:
+    """A number that can be shown: JSON from elsewhere may hold NaN, 1e999 or a thousand digits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < MOST_FIGURE
+
+
 def figures_line(figures: dict[str, float], texts: Texts) -> str:
     """`42 tokens · 31.0 tokens/s · first word after 0.2 s · 1 % of the context`."""
+    figures = {key: value for key, value in figures.items() if is_figure(value)}
     parts = [texts.say("figure_tokens", number=int(figures["tokens"]))] if "tokens" in figures else []
     parts += [texts.say("figure_speed", number=figures["per_s"])] if "per_s" in figures else []
     parts += [texts.say("figure_first", number=figures["first_s"])] if "first_s" in figures else []
-    if figures.get("context"):
+    if figures.get("context", 0) >= 1:
         share = 100 * (figures.get("prompt", 0) + figures.get("tokens", 0)) / figures["context"]
         parts.append(texts.say("figure_context", percent=max(1, round(share))))
     return " · ".join(parts)

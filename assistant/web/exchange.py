@@ -7,12 +7,15 @@ from typing import Any, cast
 
 from assistant.conversations import check_messages
 from assistant.settings import one_line
+from assistant.web import is_figure
 from assistant.web.store import LONGEST_TITLE, Chat, Turn
 from assistant.web.texts import Texts
 
 FORMAT = "little-assistant/chats"
 LARGEST_FILE = 5_000_000  # bytes
 MOST_AT_ONCE = 100
+MOST_TURNS = 2000  # of one conversation: a model reads far fewer
+FIGURES = ("tokens", "prompt", "context", "first_s", "per_s")
 BESIDE: dict[str, Any] = {"note": str, "model": str, "comment": str, "failed": bool, "liked": bool}
 
 
@@ -65,6 +68,8 @@ def _plain(chat: Chat) -> dict[str, Any]:
 
 def _chat_from(entry: Any, place: str) -> Chat:
     messages = entry.get("messages") if isinstance(entry, dict) else None
+    if isinstance(messages, list) and len(messages) > MOST_TURNS:
+        raise ValueError(f"{place}: {len(messages)} messages; at most {MOST_TURNS} are kept, so split it")
     # An answer that was stopped before its first word is kept, empty; any other message has words.
     check_messages([_filled(m) for m in messages] if isinstance(messages, list) else messages, place)
     prompt, turns = "", cast(list[dict[str, Any]], messages)
@@ -86,7 +91,7 @@ def _turn_from(message: dict[str, Any]) -> Turn:
     """The message with those values beside it that have the right type; others are left out."""
     turn = {"role": message["role"], "content": message["content"]}
     turn |= {key: message[key] for key, kind in BESIDE.items() if isinstance(message.get(key), kind)}
-    figures = message.get("figures")
-    if isinstance(figures, dict) and all(isinstance(value, int | float) for value in figures.values()):
+    given = message.get("figures") if isinstance(message.get("figures"), dict) else {}
+    if figures := {key: given[key] for key in FIGURES if is_figure(given.get(key))}:
         turn["figures"] = figures
     return cast(Turn, turn)
