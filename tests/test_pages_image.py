@@ -31,6 +31,7 @@ from assistant.web.looking import (
 from assistant.web.texts import load_texts
 
 EN = load_texts()["en"]
+SLOW_MS = 180_000  # beside other work a model loads for minutes
 
 
 def picture(path: Path, size: tuple[int, int] = (60, 40)) -> Path:
@@ -67,8 +68,9 @@ def test_an_assistant_gets_eyes_behind_the_page_and_speaks_of_a_picture(house):
     sights = Sights(Engine(str(house / "out/ada/model")), house)
     (ada,) = sights.found()
     assert (ada.id, ada.name) == ("eyes:out/ada/model", "Ada")
-    assert sights.progress(ada.id, 1, EN).startswith(("Ada is getting eyes", "Loading Ada"))
+    assert sights.progress(ada.id, 1, EN) == "" and sights.known(ada.id) is None
     engine = sights.get(ada.id)
+    assert sights.progress(ada.id, 1, EN).startswith(("Ada is getting eyes", "Loading Ada", "Ada can see"))
     assert is_over(lambda: engine.status != "loading", 60) and not engine.error and engine.sees
     assert sights.progress(ada.id, 1, EN) == "Ada can see." and sights.get(None) is engine
     address, _ = take_picture(picture(house / "a.png"), EN)
@@ -79,6 +81,35 @@ def test_an_assistant_gets_eyes_behind_the_page_and_speaks_of_a_picture(house):
     *_, last = reply(engine, turns, Sampling(16), EN)
     assert last.text and turns[1]["content"] == last.text and last.figures["tokens"] == 16
     assert not list((house / looking.MADE).glob(".*"))
+
+
+def test_two_who_choose_different_eyes_load_each_once_however_often_they_look(house, monkeypatch):
+    made = []
+
+    class Loads:
+        status, error, shared, line = "loading", "", None, None
+
+        def __init__(self, model: str, *_: object) -> None:
+            self.model = model
+            made.append(model)
+
+    monkeypatch.setattr(looking, "Engine", Loads)
+    monkeypatch.setenv(
+        "ASSISTANT_ENDPOINTS", "http://127.0.0.1:1/v1#a http://127.0.0.1:1/v1#b http://127.0.0.1:1/v1#c"
+    )
+    sights = Sights(Loads(str(house / "none")), house)
+    made.clear()
+    ids = ["endpoint:a", "endpoint:b"]
+    for id in ids:
+        sights.get(id)
+    for _ in range(10):
+        for id in ids:
+            assert sights.progress(id, 1, EN) and sights.known(id) is sights.get(id)
+    assert len(made) == 2
+    sights.get("endpoint:c")
+    for _ in range(10):
+        assert sights.progress("endpoint:a", 1, EN) == "" and sights.known("endpoint:a") is None
+    assert len(made) == 3 and sights.get("endpoint:b").model == "http://127.0.0.1:1/v1#b" and len(made) == 3
 
 
 def test_eyes_are_made_once_and_again_when_the_assistant_was_trained_again(house):
@@ -231,16 +262,14 @@ class Gradio:
 
     def wait_for_answers(self, number: int) -> None:
         figures = self.page.locator("#picture-chat").get_by_text("tokens/s")
-        figures.nth(number - 1).wait_for(timeout=30_000)
+        figures.nth(number - 1).wait_for(timeout=SLOW_MS)
         self.page.locator("#picture-box").get_by_text(EN["send"], exact=True).wait_for()
 
     def pictures(self) -> int:
         return int(self.page.locator("#picture-chat .user img").count())
 
     def wait_for(self, text: str) -> None:
-        self.page.get_by_text(text).first.wait_for(
-            timeout=180_000
-        )  # beside other work a model loads for minutes
+        self.page.get_by_text(text).first.wait_for(timeout=SLOW_MS)
 
 
 class Streamlit(Gradio):
@@ -254,12 +283,13 @@ class Streamlit(Gradio):
             self.ask("What?")
 
     def ask(self, question: str) -> None:
-        self.page.locator("[data-testid=stChatInputTextArea]").fill(question)
-        # off while a file is on its way
-        self.page.locator("[data-testid=stChatInputSubmitButton]:not([disabled])").click(timeout=30_000)
+        # off while a file is on its way, or the page is being drawn
+        self.page.locator("[data-testid=stChatInputTextArea]").fill(question, timeout=SLOW_MS)
+        send = self.page.locator("[data-testid=stChatInputSubmitButton]:not([disabled])")
+        send.click(timeout=SLOW_MS)
 
     def wait_for_answers(self, number: int) -> None:
-        self.page.get_by_text("tokens/s").nth(number - 1).wait_for(timeout=30_000)
+        self.page.get_by_text("tokens/s").nth(number - 1).wait_for(timeout=SLOW_MS)
 
     def pictures(self) -> int:
         return int(self.page.locator("[data-testid=stChatMessage] [data-testid=stImage]").count())

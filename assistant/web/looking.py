@@ -30,6 +30,7 @@ EYES, MADE = (DATA / "eyes").relative_to(REPOSITORY), Path("models/cache/eyes")
 TOWER = "efficientnet-lite0"
 WEIGHTS = "adapter_model.safetensors"
 LONGEST_HEADER = 10_000_000  # bytes
+MOST_LOADED = 2  # engines in memory beside the page's own
 
 
 class Look(Turn):
@@ -159,11 +160,11 @@ def give_eyes(llm: Path, folder: Path, root: Path = REPOSITORY) -> None:
 
 
 class Sights:
-    """The engines of those who can look: the page's own where it is one of them, and the last other one."""
+    """The engines of those who can look: the page's own where it is one of them, and the few used last."""
 
     def __init__(self, own: Engine, root: Path = REPOSITORY) -> None:
         self.own, self._root = own, root
-        self._other: Engine | None = None
+        self._others: dict[str, Engine] = {}
         self._lock = threading.Lock()
 
     def found(self) -> list[Seeing]:
@@ -183,16 +184,27 @@ class Sights:
         if not seeing or seeing.path == self.own.model:
             return self.own
         with self._lock:
-            kept = self._other and self._other.model == seeing.path
-            if not self._other or not kept or (again and self._other.status == "error"):
+            engine = self._others.pop(seeing.path, None)
+            if not engine or (again and engine.status == "error"):
                 make = partial(give_eyes, seeing.llm, Path(seeing.path), self._root) if seeing.llm else None
-                self._other = Engine(seeing.path, self.own.line, make)
-                self._other.name = seeing.name
-            return self._other
+                engine = Engine(seeing.path, self.own.line, make, self.own.shared)
+                engine.name = seeing.name
+            self._others[seeing.path] = engine
+            for old in list(self._others)[:-MOST_LOADED]:
+                del self._others[old]  # its memory goes when its last answer ends
+            return engine
+
+    def known(self, id: str | None) -> Engine | None:
+        """The engine if it is there: whoever only looks how far it is must not load one, nor keep it."""
+        seeing = self.find(id)
+        is_own = not seeing or seeing.path == self.own.model
+        return self.own if is_own else self._others.get(seeing.path)  # type: ignore[union-attr]
 
     def progress(self, id: str | None, seconds: int, texts: Texts) -> str:
-        """What a page says while someone who can look gets ready, and then."""
-        engine, seeing = self.get(id), self.find(id)
+        """What a page says while someone who can look gets ready, and then; "" when nobody asks any more."""
+        engine, seeing = self.known(id), self.find(id)
+        if not engine:
+            return ""
         if engine.status == "error" or not seeing:
             return engine.error
         if engine.status == "ready":
