@@ -24,7 +24,7 @@ from assistant.web.texts import load_texts, pick_language
 
 APP = REPOSITORY / "app.py"
 WHOLE = "".join(ANSWER)
-EN = load_texts()["en"]
+EN, ZH = load_texts()["en"], load_texts()["zh"]
 DECORATION = "[data-testid=stIconMaterial]"  # Streamlit's icons, hidden from screen readers
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
@@ -230,6 +230,27 @@ def test_the_environment_fixes_the_language(monkeypatch):
         pick_language("en")
 
 
+def note_in_gradio(note: str) -> str:
+    from assistant.web.gradio_messages import BESIDE, drawn
+
+    (message,) = drawn([{"role": "assistant", "content": "", "note": note}], ZH)
+    return str(message.content).strip(BESIDE)
+
+
+def note_in_streamlit(note: str) -> str:
+    from assistant.web.streamlit_parts import shown_of
+
+    return shown_of({"role": "assistant", "content": "", "note": note}, ZH).note
+
+
+@pytest.mark.parametrize("read_note", [note_in_gradio, note_in_streamlit])
+def test_a_kept_note_is_read_in_the_language_of_the_page(read_note):
+    note = f"{EN.say('shortened', number=4)} {EN['cut']}"
+    assert read_note(note) == f"{ZH.say('shortened', number=4)} {ZH['cut']}"
+    assert read_note(EN.say("failed_inside", error="KeyError")) == ZH.say("failed_inside", error="KeyError")
+    assert read_note(ZH["stopped"]) == ZH["stopped"] and read_note("HTTP 500") == "HTTP 500"
+
+
 def test_only_this_machine_under_a_local_name_is_local():
     def asked(host: str, client: str) -> bool:
         return is_local({"type": "http", "headers": [(b"host", host.encode())], "client": (client, 1)})
@@ -359,6 +380,25 @@ def test_the_cookie_cannot_be_read_by_a_script_and_is_given_once():
     assert "HttpOnly" in first.headers["set-cookie"] and "SameSite=Lax" in first.headers["set-cookie"]
     assert len(client.cookies[COOKIE]) > 30
     assert "set-cookie" not in client.get("/", headers={"Accept": "text/html"}).headers
+
+
+@pytest.mark.parametrize("other", ['prefs={"a":"b"}', "a/b=1", "a=1; =; ;", "x"])
+def test_a_cookie_of_another_page_on_this_machine_hides_no_cookie_of_ours(other: str):
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route
+    from starlette.testclient import TestClient
+
+    from assistant.web.guard import COOKIE as LOGIN
+    from assistant.web.guard import Guard
+    from assistant.web.streamlit_cookie import COOKIE, BrowserCookie
+
+    inner = Starlette(routes=[Route("/", lambda request: PlainTextResponse("ok"))])
+    told = {"Accept": "text/html", "Cookie": f"{other}; {COOKIE}=abc"}
+    assert "set-cookie" not in TestClient(BrowserCookie(inner)).get("/", headers=told).headers
+    guarded = TestClient(Guard(inner, only_local=False, login="ada:secret", token="known"))
+    for token, status in (("known", 200), ("guessed", 401)):
+        assert guarded.get("/", headers={"Cookie": f"{other}; {LOGIN}={token}"}).status_code == status
 
 
 def test_neither_page_imports_the_other_or_torch():
@@ -498,12 +538,13 @@ def test_a_person_asks_and_reads_the_answer_and_goes_on(visit, server: StandIn):
 
 
 @pytest.mark.browser
-def test_stop_works_before_the_first_word(visit, server: StandIn):
+def test_escape_stops_an_answer_also_before_its_first_word(visit, server: StandIn):
     server.closed.clear()
     visitor = visit()
     visitor.ask("silent")
     visitor.sees(load_texts()["en"]["thinking"])
-    visitor.stop()
+    visitor.page.keyboard.press("Escape")
+    visitor.stop_button.wait_for(state="hidden")
     assert server.closed.wait(4)
     visitor.ask("hello")
     visitor.sees(WHOLE)
@@ -558,7 +599,8 @@ def test_formulas_are_drawn_and_a_foreign_picture_in_an_answer_is_not_fetched(vi
     visitor = visit()
     visitor.ask("markdown")
     visitor.page.locator("strong", has_text="bold").wait_for()
-    visitor.page.locator(".katex").first.wait_for()
+    wait_until(lambda: visitor.page.locator(".katex").count() == 3)  # three ways to write one
+    visitor.page.locator("pre .token.string, pre span[style*=color]").first.wait_for()
     visitor.sees(":red[red]")
     visitor.page.locator("img[alt=p]").wait_for(state="attached")
     visitor.page.wait_for_timeout(300)
@@ -576,7 +618,8 @@ def test_an_answer_is_regenerated_its_question_edited_and_both_taken_back(visit,
     visitor.press("Retry" if visitor.kind == "gradio" else EN["regenerate"])
     wait_until(lambda: len(server.requests) == asked + 1)
     visitor.reads_answer()
-    assert server.heard == ["Who are you?"] and visitor.answers.count() == 1
+    assert server.heard == ["Who are you?"]
+    wait_until(lambda: visitor.answers.count() == 1)
     if visitor.kind == "gradio":
         visitor.press("Edit")
         edited = visitor.page.locator("#chat textarea")
@@ -590,7 +633,68 @@ def test_an_answer_is_regenerated_its_question_edited_and_both_taken_back(visit,
     wait_until(lambda: server.heard == ["And who am I?"])
     visitor.reads_answer()
     visitor.press(EN["undo"])
-    visitor.page.get_by_text("And who am I?", exact=True).last.wait_for(state="hidden")
+    visitor.answers.first.wait_for(state="detached")
+    wait_until(lambda: visitor.box.input_value() == "And who am I?")
+    visitor.ask("Who are you?")
+    visitor.reads_answer()
+    visitor.press(EN["clear_chat"])
+    visitor.answers.first.wait_for(state="detached")
+    assert visitor.box.input_value() == ""
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_one_conversation_in_two_windows_is_answered_once_and_the_other_window_says_so(visit, server):
+    visitor = visit()
+    visitor.ask("endless")
+    visitor.sees("word20 ")
+    asked, page = len(server.requests), visitor.page
+    visitor.page = page.context.new_page()
+    visitor.page.goto(page.url)
+    visitor.sees("word20 ")
+    visitor.ask("hello")
+    visitor.sees(EN["answering"])
+    visitor.page.wait_for_timeout(1500)
+    visitor.sees(EN["answering"])
+    visitor.page = page
+    visitor.stop()
+    assert len(server.requests) == asked
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_the_preset_that_is_shown_is_the_one_in_use(visit, server: StandIn):
+    visitor, (name, prompt) = visit(viewport=DESK), EN["presets"][0]
+    place = ".sidebar-content" if visitor.kind == "gradio" else "[data-testid=stSidebar]"
+    preset = visitor.page.get_by_label(EN["preset"], exact=True).last
+
+    def unfold() -> None:  # Streamlit folds the settings when the first conversation appears
+        if not preset.is_visible():
+            visitor.page.locator(place).get_by_text(EN["settings"], exact=True).click()
+            visitor.page.wait_for_timeout(500)
+
+    def is_preset(wanted: str) -> bool:
+        unfold()
+        return preset.input_value() == wanted
+
+    unfold()
+    preset.click()
+    visitor.page.get_by_role("option", name=name, exact=True).click()
+    own = visitor.page.get_by_role("textbox", name=EN["system_prompt"])
+    wait_until(lambda: own.input_value() == prompt)
+    visitor.ask("Who are you?")
+    visitor.reads_answer()
+    assert server.heard == [prompt, "Who are you?"]
+    visitor.press(EN["new_chat"])
+    visitor.answers.first.wait_for(state="detached")
+    wait_until(lambda: is_preset(EN["preset_none"]))
+    role = "button" if visitor.kind == "streamlit" else "radio"
+    visitor.page.get_by_role(role, name="Who are you?").first.click()
+    visitor.sees(WHOLE)
+    wait_until(lambda: is_preset(name))
+    own.fill("in my own words")
+    own.press("Control+Enter")
+    wait_until(lambda: is_preset(""))
     visitor.finish()
 
 
@@ -698,16 +802,60 @@ def test_a_chat_is_renamed_exported_deleted_and_imported(chromium, gradio_url: s
 def test_two_models_answer_side_by_side_and_are_judged_blind(visit, server: StandIn):
     visitor = visit(viewport=DESK)
     visitor.open_tab(EN["compare"])
-    name = "#compare-box textarea" if visitor.kind == "gradio" else "[data-testid=stChatInputTextArea]"
-    visitor.page.get_by_role("button", name=EN["vote_a"]).wait_for()
-    box = visitor.page.locator(name)
     before = len(server.requests)
-    box.fill("Who are you?")
-    box.press("Enter")
+    ask_both(visitor, "Who are you?")
     wait_until(lambda: {request["model"] for request in server.requests[before:]} == {"ada", "base"})
-    visitor.page.get_by_role("button", name=EN["vote_a"]).click()
+    visitor.page.get_by_text(WHOLE).locator("visible=true").nth(1).wait_for()
+    vote = visitor.page.get_by_role("button", name=EN["vote_a"])
+    visitor.page.locator(":enabled").and_(vote).wait_for()
+    figures = visitor.page.get_by_text("tokens/s").locator("visible=true")
+    assert figures.count() == 0  # they would give away who is who
+    vote.click()
     visitor.page.get_by_text(re.compile("A was (ada, B was base|base, B was ada)")).first.wait_for()
     visitor.page.get_by_text(re.compile(r"\w+: \d · \w+: \d · equal: 0")).first.wait_for()
+    figures.nth(1).wait_for()
+    assert not vote.is_enabled()
+    visitor.page.get_by_label(EN["compare_right"], exact=True).last.click()
+    visitor.page.get_by_role("option", name="ada · endpoint", exact=True).click()
+    visitor.page.wait_for_timeout(700)  # Streamlit draws the page once more
+    asked = len(server.requests)
+    ask_both(visitor, "And one alone?")
+    visitor.sees(EN["compare_same"])
+    assert len(server.requests) == asked
+    visitor.finish()
+
+
+def ask_both(visitor: Visit, question: str) -> None:
+    visitor.page.get_by_role("button", name=EN["vote_a"]).wait_for()
+    name = "#compare-box textarea" if visitor.kind == "gradio" else "[data-testid=stChatInputTextArea]"
+    box = visitor.page.locator(name)
+    box.fill(question)
+    box.press("Enter")
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("question", "seen", "is_judged"),
+    [("silent", EN["thinking"], False), ("endless", "word20 ", True), ("break", "broke off", False)],
+)
+def test_answers_side_by_side_that_stop_say_so_and_are_judged_only_by_their_words(
+    visit, server: StandIn, question: str, seen: str, is_judged: bool
+):
+    server.closed.clear()
+    visitor = visit(viewport=DESK)
+    visitor.open_tab(EN["compare"])
+    ask_both(visitor, question)
+    visible = lambda text: visitor.page.get_by_text(text).locator("visible=true")  # noqa: E731
+    visible(seen).nth(1).wait_for()
+    stop = "#compare-box .stop-button" if visitor.kind == "gradio" else "[data-testid=stChatInputStopButton]"
+    if question != "break":
+        visitor.page.locator(stop).click()
+        visible(EN["stopped"]).nth(1).wait_for()
+        assert server.closed.wait(4)
+    visitor.page.locator(stop).wait_for(state="hidden")
+    visitor.page.wait_for_timeout(800)  # Streamlit draws the page once more
+    assert visible(EN["thinking"]).count() == 0
+    assert visitor.page.get_by_role("button", name=EN["vote_b"]).is_enabled() == is_judged
     visitor.finish()
 
 

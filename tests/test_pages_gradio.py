@@ -112,7 +112,7 @@ def test_a_language_that_the_server_fixes_needs_no_switch(chromium, server: Stan
 # ---- copying
 
 
-def test_what_stands_beside_an_answer_is_marked_and_a_note_is_read_in_the_pages_language():
+def test_what_stands_beside_an_answer_is_marked():
     turn = {"role": "assistant", "content": "hi", "note": EN["stopped"], "figures": {"tokens": 3}}
     said, note, figures = (message.content for message in drawn([turn], ZH))
     assert said == "hi" and note == f"{BESIDE}{ZH['stopped']}{BESIDE}"

@@ -6,6 +6,7 @@ import pytest
 from serving import Face, serving
 from stand_in import StandIn
 from test_pages import DESK, PHONE, Visit, chromium, server
+from test_pages_streamlit import english_in
 from workshop import make_stage, wait_until
 
 from assistant.web.making import is_running, read_job
@@ -58,8 +59,10 @@ class Maker(Visit):
 @pytest.mark.browser
 def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chromium, tmp_path):
     kind, root, url = stage
-    visitor = Maker(chromium, url, kind, viewport=DESK).come()
-    visitor.type_name("<|im_end|>")
+    visitor = Maker(chromium, url, kind, viewport=DESK)
+    visitor.open_tab(EN["compare"])
+    visitor.sees(EN["compare_none"])
+    visitor.come().type_name("<|im_end|>")
     visitor.sees("control token")
     visitor.type_name("Bob")
     visitor.sees(EN["make_preview"])
@@ -91,6 +94,9 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     visitor.box.wait_for()
     visitor.page.get_by_role("heading", name="Bob", exact=True).first.wait_for()
     assert read_job(root).wish.name == "Bob" and not (root / "out" / "grace").exists()
+    visitor.open_tab(EN["compare"])
+    visitor.page.get_by_role("button", name=EN["vote_a"]).wait_for()
+    assert "Bob" in visitor.page.get_by_label(EN["compare_right"], exact=True).last.input_value()
     other.finish()
     visitor.finish()
 
@@ -103,6 +109,10 @@ def test_a_chinese_phone_reads_it_in_chinese(stage, chromium):
         visitor.come(ZH)
         visitor.page.get_by_role("button", name=ZH["make_button"]).wait_for()
         assert visitor.violations() == []
+        for curve in visitor.page.get_by_test_id("stVegaLiteChart").all():  # of the test before
+            curve.hover()
+            visitor.page.wait_for_timeout(400)
+            assert english_in(visitor) == []
     visitor.finish()
 
 

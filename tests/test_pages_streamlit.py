@@ -1,6 +1,7 @@
 """What the Streamlit page alone must prove; what both pages share is in the other test_pages files."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from stand_in import StandIn
 from test_pages import DESK, EN, PHONE, WHOLE, Visit, server, wait_until
 from workshop import make_stage
 
-from assistant.web.texts import in_language, load_texts
+from assistant.web.texts import load_texts
 
 __all__ = ["server"]  # a fixture of both pages
 ZH = load_texts()["zh"]
@@ -82,13 +83,24 @@ def choose(visitor: Visit, label: str, option: str) -> None:
     visitor.page.wait_for_timeout(600)
 
 
-def test_a_kept_note_is_read_in_the_language_of_the_page():
-    note = f"{EN.say('shortened', number=4)} {EN['cut']}"
-    assert in_language(note, ZH) == f"{ZH.say('shortened', number=4)} {ZH['cut']}"
-    assert in_language(ZH["stopped"], EN) == EN["stopped"] and in_language("HTTP 500", ZH) == "HTTP 500"
-
-
 # ---- in a browser
+
+# What a person reads or hears, one text a line; not code, nor tables and curves, which hold data.
+READ = """() => [...document.querySelectorAll("body *")]
+    .filter(node => node.checkVisibility())
+    .filter(node => !node.closest("code, pre, td, svg, script, style, [data-testid=stIconMaterial]"))
+    .flatMap(node => [
+        ...[...node.childNodes].filter(child => child.nodeType === 3 && node.tagName !== "TEXTAREA")
+            .map(child => child.nodeValue),
+        ...["aria-label", "title", "placeholder", "alt"].map(name => node.getAttribute(name) ?? "")])"""
+WORD = re.compile(r"[A-Za-z][A-Za-z'’]+")
+# Words that a Chinese page may say: those of its own texts, names and answers, and the other language's name.
+KNOWN = set(WORD.findall(f"{[*ZH.values()]} {WHOLE} {EN['language']} ada base Eva MB json png"))
+
+
+def english_in(visitor: Visit) -> list[str]:
+    """The texts of a Chinese page that hold an English word."""
+    return [text for text in visitor.page.evaluate(READ) if set(WORD.findall(text)) - KNOWN]
 
 
 @pytest.mark.browser
@@ -98,7 +110,7 @@ def test_every_page_is_accessible_on_phone_and_desk_by_day_and_night(visit, text
     for tab in ("chat", "picture", "compare", "scorecard", "make"):
         visitor.page.set_viewport_size(DESK)
         if tab == "chat":
-            visitor.ask("Who are you?")
+            visitor.ask(texts["examples"][0])
             visitor.sees(WHOLE)
             visitor.page.get_by_test_id("stFeedbackButton").first.click()
             for part in ("this_chat", "settings"):
@@ -106,12 +118,66 @@ def test_every_page_is_accessible_on_phone_and_desk_by_day_and_night(visit, text
         else:
             visitor.open_tab(texts[tab])
         visitor.page.wait_for_timeout(900)
-        for size, scheme in zip((DESK, PHONE), ("light", "dark")[:: 1 if texts is EN else -1], strict=True):
+        for size in (DESK, PHONE):
             visitor.page.set_viewport_size(size)
-            visitor.page.emulate_media(color_scheme=scheme)
-            visitor.page.wait_for_timeout(250)
-            assert visitor.violations() == [], (tab, size, scheme)
+            for scheme, rule in (("light", ""), ("dark", "color-contrast")):  # dark differs in colours alone
+                visitor.page.emulate_media(color_scheme=scheme)
+                visitor.page.wait_for_timeout(250)
+                assert visitor.violations(rule=rule) == [], (tab, size, scheme)
             assert not visitor.page.evaluate("document.documentElement.scrollWidth > innerWidth")
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_a_chinese_page_says_no_english_word(chromium, url: str):
+    browser = chromium.browser_type.launch(executable_path=shutil.which("chromium"))  # grants no camera
+    visitor = Visit(browser, url, "streamlit", viewport=DESK, locale="zh-CN")
+    visitor.ask(ZH["examples"][0])
+    visitor.sees(WHOLE)
+    for part in ("this_chat", "settings"):
+        side(visitor, part, ZH)
+    upload = visitor.page.locator(f"{SIDEBAR} input[type=file]")
+    for file in ({"name": "x.png", "mimeType": "image/png", "buffer": b"x"}, large_file()):
+        upload.set_input_files(file)
+        visitor.page.wait_for_timeout(500)
+        assert english_in(visitor) == []
+    visitor.sees("文件不能超过")
+    visitor.page.get_by_label(ZH["preset"], exact=True).click()
+    visitor.page.wait_for_timeout(300)
+    assert english_in(visitor) == []
+    visitor.page.keyboard.press("Escape")
+    for tab in ("picture", "compare", "scorecard", "make"):
+        visitor.open_tab(ZH[tab])
+        visitor.page.wait_for_timeout(900)
+        if tab == "picture":
+            visitor.press(ZH["picture_camera"])
+            visitor.page.get_by_text("摄像头").first.wait_for()
+        assert english_in(visitor) == [], tab
+        visitor.page.keyboard.press("Escape")
+    visitor.finish()
+    browser.close()
+
+
+def large_file() -> Any:
+    return {"name": "x.json", "mimeType": "application/json", "buffer": b" " * 6_000_000}
+
+
+@pytest.mark.browser
+def test_what_a_person_wrote_is_read_as_it_was_written(visit, server: StandIn):
+    visitor, said = visit(), "1. **bold** :red[red] :smile: $x$ `code` <b> :material/home: [a](b) #"
+    visitor.ask(said)
+    visitor.reads_answer()
+    assert visitor.page.locator(".st-key-chats button").first.inner_text() == said
+    side(visitor, "this_chat")
+    title = visitor.page.get_by_role("textbox", name=EN["title"])
+    title.fill("*a* :red[b]")
+    title.press("Enter")
+    visitor.page.get_by_role("button", name="*a* :red[b]", exact=True).wait_for()
+    visitor.page.get_by_test_id("stFeedbackButton").nth(1).click()
+    visitor.page.get_by_role("textbox", name=EN["comment"]).fill("**no** :smile:")
+    visitor.page.get_by_role("textbox", name=EN["comment"]).press("Enter")
+    visitor.page.reload()
+    visitor.page.get_by_text("**no** :smile:", exact=True).wait_for()
     visitor.finish()
 
 
@@ -177,12 +243,12 @@ def test_the_other_language_changes_every_word_and_no_choice(visit, server: Stan
     assert server.heard[0] == ZH["presets"][1][1] and server.requests[-1]["model"] == "base"
     side(visitor, "this_chat", ZH)
     visitor.page.wait_for_timeout(800)
-    said = visitor.page.inner_text(SIDEBAR) + str(
-        visitor.page.locator("[aria-label]").evaluate_all("nodes => nodes.map(node => node.ariaLabel)")
-    )
-    english = [word for word in EN["streamlit"] if len(word) > 5 and word.strip("*") in said]
+    said = visitor.page.evaluate(READ)
+    english = [text for text in said if any(text == word for word in EN["streamlit"] if "*" not in word)]
     assert english == [] and "上传" in said and "侧边栏" in said
     assert visitor.page.evaluate("document.documentElement.lang") == "zh"
+    visitor.page.reload()  # the choice is kept in this browser
+    visitor.page.get_by_text(ZH["settings"], exact=True).wait_for()
     visitor.page.get_by_text(EN["language"]).click()
     visitor.page.get_by_label("Send message").wait_for()
     visitor.page.context.close()

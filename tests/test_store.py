@@ -13,7 +13,7 @@ from assistant.backends import Counts, Notice, Sampling
 from assistant.conversations import assistant, user
 from assistant.web import Shown, answer, figures_line
 from assistant.web.chats import RUNNING, ask, ask_again, rate, reply, spoken, undo
-from assistant.web.comparison import draw_pair, tally_line, together
+from assistant.web.comparison import can_judge, draw_pair, tally_line, together
 from assistant.web.exchange import from_json, to_json, to_markdown
 from assistant.web.models import Engines, base_of, find_models, labels_of, scorecard_of
 from assistant.web.store import MOST_CHATS, Chat, Store, new_browser
@@ -326,14 +326,24 @@ def test_votes_are_counted_whichever_side_a_model_stood_on(store: Store):
     assert store.tally("a", "b") == (2, 1, 1) and store.tally("b", "a") == (1, 2, 1)
 
 
-def test_two_answers_grow_together_and_closing_ends_both():
-    engines = [Told(*["a"] * 50), Told(*["b"] * 9000)]
-    pairs = together([answer(engine, [user("q")], Sampling(), EN) for engine in engines])
-    next(pairs)
-    pairs.close()
+def test_two_answers_grow_together_and_closing_ends_both_and_says_so():
+    engines, shown = [Told(*["a"] * 50), Told(*["b"] * 9000)], [Shown(), Shown()]
+    growing = together([answer(engine, [user("q")], Sampling(), EN) for engine in engines], shown, EN)
+    next(growing)
+    assert shown[1].meanwhile == EN["thinking"] or shown[1].text
+    growing.close()
     assert all(engine.is_closed for engine in engines)
-    *_, last = together([answer(Told(*text), [user("q")], Sampling(), EN) for text in ("ab", "cde")])
-    assert [shown.text for shown in last] == ["ab", "cde"]
+    assert (shown[1].note, shown[1].meanwhile) == (EN["stopped"], "")
+    shown = [Shown(), Shown()]
+    for _ in together([answer(Told(*t), [user("q")], Sampling(), EN) for t in ("ab", "cde")], shown, EN):
+        pass
+    assert [one.text for one in shown] == ["ab", "cde"] and not any(one.note for one in shown)
+
+
+def test_only_two_whole_answers_can_be_judged():
+    said, failed = Shown("yes"), Shown("half", "broke off", failed=True)
+    assert can_judge([said, Shown("partly", EN["stopped"])])
+    assert not can_judge([said, failed]) and not can_judge([Shown(" "), said])
 
 
 def test_a_blind_pair_does_not_always_stand_the_same_way():

@@ -13,7 +13,7 @@ from gradio.processing_utils import save_pil_to_cache
 
 from assistant.images import open_image
 from assistant.web.gradio_messages import drawn
-from assistant.web.gradio_parts import PRIVATE, QUICK, Parts, answers_box, heard, text_box
+from assistant.web.gradio_parts import LATEST, PRIVATE, QUICK, Parts, answers_box, heard, text_box
 from assistant.web.looking import Look, Sights, reply, seen_by, sights_of, take_picture, why_none
 
 THUMBNAIL = 320  # pixels, of a picture in the conversation
@@ -37,11 +37,10 @@ class Stage:
 
 def image_tab(page: gr.Blocks, parts: Parts) -> None:
     with gr.Tab(parts.say("picture"), elem_id="picture-tab") as tab:
-        sights = sights_of(parts.engines.own)
-        if not sights.found():
-            gr.Markdown(parts.say(why_none()))
-            return
-        stage = build_stage(parts, sights)
+        sights, none = sights_of(parts.engines.own), gr.Markdown(elem_id="picture-none")
+        with gr.Column(visible="hidden") as shown:
+            stage = build_stage(parts)
+        wire_choices(page, tab, parts, stage, (none, shown))
         wire_loading(tab, parts, sights, stage)
         wire_picture(parts, sights, stage)
         wire_questions(parts, sights, stage)
@@ -53,8 +52,8 @@ def choices_of(sights: Sights) -> list[tuple[str, str]]:
     return [(s.name if names.count(s.name) == 1 else f"{s.name} ({s.id})", s.id) for s in found]
 
 
-def build_stage(parts: Parts, sights: Sights) -> Stage:
-    say, choices = parts.say, choices_of(sights)
+def build_stage(parts: Parts) -> Stage:
+    say = parts.say
     with gr.Row(elem_id="looking"):
         with gr.Column(scale=2, min_width=280):
             image = gr.Image(
@@ -76,9 +75,7 @@ def build_stage(parts: Parts, sights: Sights) -> Stage:
                 buttons=[],
                 elem_id="seen",
             )
-            who = gr.Dropdown(
-                choices, value=choices[0][1], label=say("picture_who"), visible=len(choices) > 1
-            )
+            who = gr.Dropdown([], label=say("picture_who"), visible="hidden", elem_id="picture-who")
         with gr.Column(scale=3, min_width=280):
             chat = build_chat(say("picture"), say("picture_hint"))
             box = text_box(parts, "picture_ask", "send", elem_id="picture-box", max_length=20000)
@@ -98,16 +95,38 @@ def build_chat(label: Any, placeholder: Any) -> gr.Chatbot:
     )
 
 
+def wire_choices(page: gr.Blocks, tab: gr.Tab, parts: Parts, stage: Stage, around: tuple[Any, ...]) -> None:
+    """Who can look is looked for again each time: models are made while the page is open."""
+    none, shown = around
+
+    def look(who: str | None, language: str) -> dict[Any, Any]:
+        choices = choices_of(sights_of(parts.engines.own))
+        if not choices:
+            why = gr.Markdown(parts.texts(language)[why_none()], visible=True)
+            return {none: why, shown: gr.Column(visible="hidden")}
+        chosen = who if any(who == id for _, id in choices) else choices[0][1]
+        return {
+            none: gr.Markdown(visible=False),
+            shown: gr.Column(visible=True),
+            stage.who: gr.Dropdown(choices, value=chosen, visible=len(choices) > 1 or "hidden"),
+        }
+
+    changes, here = [page.load, tab.select, parts.language.change], [stage.who, parts.language]
+    gr.on(changes, look, here, [*around, stage.who], **LATEST)
+
+
 def wire_loading(tab: gr.Tab, parts: Parts, sights: Sights, stage: Stage) -> None:
     async def load(who: str, language: str, pending: str) -> AsyncIterator[Any]:
         """What the page says while someone gets eyes behind it; then what they see."""
         texts, begin = parts.texts(language), time.monotonic()
+        if not sights.found():
+            return
         await asyncio.to_thread(sights.get, who, True)
         while True:
             seconds = int(time.monotonic() - begin)
             said = await asyncio.to_thread(sights.progress, who, seconds, texts)
             yield said, gr.skip()
-            if sights.get(who).status != "loading":
+            if (engine := sights.known(who)) is None or engine.status != "loading":
                 break
             await asyncio.sleep(0.5)
         yield said, await asyncio.to_thread(shown_to, sights, who, pending)
@@ -115,7 +134,7 @@ def wire_loading(tab: gr.Tab, parts: Parts, sights: Sights, stage: Stage) -> Non
     def translate(said: str, who: str, language: str) -> str:
         return sights.progress(who, 0, parts.texts(language)) if said else ""
 
-    parts.language.change(translate, [stage.said, stage.who, parts.language], stage.said, **QUICK)
+    parts.language.change(translate, [stage.said, stage.who, parts.language], stage.said, **LATEST)
     here = [stage.who, parts.language, stage.pending]
     settings = PRIVATE | {"concurrency_limit": None, "trigger_mode": "always_last"}
     gr.on([tab.select, stage.who.change], load, here, [stage.said, stage.seen], **settings)
@@ -123,7 +142,8 @@ def wire_loading(tab: gr.Tab, parts: Parts, sights: Sights, stage: Stage) -> Non
 
 def shown_to(sights: Sights, who: str, pending: str) -> gr.Image:
     """What the model is shown of the picture that waits, if it has loaded."""
-    seen = seen_by(sights.get(who), pending) if pending else None
+    engine = sights.known(who)
+    seen = seen_by(engine, pending) if pending and engine else None
     return gr.Image(seen, visible=seen is not None)
 
 

@@ -11,7 +11,7 @@ from gradio.processing_utils import save_file_to_cache
 
 from assistant.settings import one_line
 from assistant.web import making
-from assistant.web.gradio_parts import QUICK, Parts, model_choices
+from assistant.web.gradio_parts import LATEST, QUICK, Parts, model_choices
 from assistant.web.gradio_workbench import (
     Form,
     Result,
@@ -76,8 +76,7 @@ def wire_form(parts: Parts, form: Form) -> None:
         look,
         [*form.inputs, parts.language],
         [form.rows, form.said],
-        trigger_mode="always_last",
-        **QUICK,
+        **LATEST,
     )
 
 
@@ -125,7 +124,7 @@ def wire_job(shop: Workshop, tab: gr.Tab) -> None:
     # Only what goes through the queue can say something in a corner of the page.
     said: dict[str, Any] = settings | {"queue": True}
     # Not when the page loads: until its language is known, the curves would be drawn with other names.
-    gr.on([language.change, tab.select], look, language, outputs, **QUICK)
+    gr.on([language.change, tab.select], look, language, outputs, **LATEST)
     shop.timer.tick(look, [language, shop.drawn], outputs, **settings)
     gr.on([form.make.click, form.name.submit], make, [*form.inputs, language], outputs, **said)
     view.go_on.click(go_on, language, outputs, **said)

@@ -6,7 +6,7 @@ import gradio as gr
 
 from assistant.web import Shown, figures_line
 from assistant.web.store import Turn
-from assistant.web.texts import Texts, load_texts
+from assistant.web.texts import Texts, in_language
 
 BESIDE = "\u2063"  # invisible, around what stands beside an answer: head.html leaves that out of a copy
 
@@ -29,13 +29,6 @@ def _messages(turn: Turn, texts: Texts) -> list[gr.ChatMessage]:
 
 def _beside(text: str) -> gr.ChatMessage:
     return gr.ChatMessage(BESIDE + text.replace(BESIDE, "") + BESIDE)
-
-
-def in_language(note: str, texts: Texts) -> str:
-    """The note as these texts say it, if it is one of the page's own; else as it is."""
-    keys = (key for known in load_texts().values() for key, text in known.items() if text == note)
-    key = next(keys, None)
-    return str(texts[key]) if key else note
 
 
 def turn_at(turns: list[Turn], texts: Texts, index: Any) -> int:

@@ -13,6 +13,7 @@ from assistant.web.gradio_compare import compare_tab
 from assistant.web.gradio_image import image_tab
 from assistant.web.gradio_make import make_tab
 from assistant.web.gradio_parts import (
+    LATEST,
     LOOK,
     PRIVATE,
     QUICK,
@@ -26,7 +27,7 @@ from assistant.web.gradio_scorecard import scorecard_tab
 from assistant.web.gradio_strength import build_dial, wire_dial
 from assistant.web.models import Engines
 from assistant.web.store import the_store
-from assistant.web.texts import Texts, fixed_language, load_texts, pick_language
+from assistant.web.texts import Texts, fixed_language, load_texts, pick_language, preset_of, presets_of
 
 __all__ = ["LOOK", "build_page", "translations"]
 
@@ -60,7 +61,12 @@ def build_sidebar(page: gr.Blocks, engine: Engine) -> Parts:
                 filterable=False,
             )
             dial, no_dial = build_dial()
-            preset = gr.Dropdown(presets(known[pick_language(None)]), label=say("preset"), filterable=False)
+            preset = gr.Dropdown(
+                presets(known[pick_language(None)]),
+                label=say("preset"),
+                filterable=False,
+                elem_id="preset",
+            )
             system_prompt, sampling = build_prompt(say), [*setting_inputs(say), dial]
         state = gr.Markdown(elem_id="state")
         language = gr.Radio(
@@ -75,7 +81,7 @@ def build_sidebar(page: gr.Blocks, engine: Engine) -> Parts:
     parts = Parts(
         say, the_store(), engines, browser, language, model, sidebar, shelf, system_prompt, sampling
     )
-    preset.input(lambda text: text, preset, system_prompt, **QUICK)
+    wire_presets(parts, preset)
     language.input(None, language, None, js="(language) => assistant.speak(language)")
     wire_model(page, parts, name, state)
     wire_labels(page, parts, preset)
@@ -84,7 +90,17 @@ def build_sidebar(page: gr.Blocks, engine: Engine) -> Parts:
 
 
 def presets(texts: Texts) -> list[tuple[str, str]]:
-    return [(texts["preset_none"], ""), *((name, text) for name, text in texts["presets"])]
+    return [(name, key) for key, (name, _) in presets_of(texts).items()]
+
+
+def wire_presets(parts: Parts, preset: gr.Dropdown) -> None:
+    """The preset that is shown is the one in use, also after another conversation was opened."""
+
+    def take(key: str, language: str) -> str:
+        return presets_of(parts.texts(language)).get(key, ("", ""))[1]
+
+    preset.input(take, [preset, parts.language], parts.system_prompt, **QUICK)
+    parts.system_prompt.change(preset_of, parts.system_prompt, preset, **LATEST)
 
 
 def build_prompt(say: Callable[[str], Any]) -> gr.Textbox:
@@ -116,4 +132,4 @@ def wire_labels(page: gr.Blocks, parts: Parts, preset: gr.Dropdown) -> None:
         return gr.Dropdown(model_choices(parts.engines, texts), value=model), gr.Dropdown(presets(texts))
 
     here = [parts.model, parts.language]
-    gr.on([page.load, parts.language.change], label, here, [parts.model, preset], **QUICK)
+    gr.on([page.load, parts.language.change], label, here, [parts.model, preset], **LATEST)

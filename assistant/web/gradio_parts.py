@@ -36,6 +36,8 @@ LOOK: dict[str, Any] = {
 }
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 QUICK: dict[str, Any] = PRIVATE | {"queue": False}
+# For what shows a state of the page: a change that comes while the last one is drawn is drawn after it.
+LATEST: dict[str, Any] = QUICK | {"trigger_mode": "always_last"}
 
 
 @dataclass(frozen=True)

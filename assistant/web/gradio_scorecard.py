@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from assistant.web.gradio_parts import QUICK, Parts
+from assistant.web.gradio_parts import LATEST, Parts
 from assistant.web.models import scorecard_of
 from assistant.web.scorecard_view import summary
 
@@ -34,4 +34,4 @@ def scorecard_tab(page: gr.Blocks, parts: Parts) -> None:
         }
 
     here = [parts.model, parts.language]
-    gr.on([page.load, parts.language.change, parts.model.change], show, here, [said, picture], **QUICK)
+    gr.on([page.load, parts.language.change, parts.model.change], show, here, [said, picture], **LATEST)

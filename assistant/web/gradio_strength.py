@@ -5,7 +5,7 @@ from typing import Any
 import gradio as gr
 
 from assistant.strength import MOST_STRENGTH
-from assistant.web.gradio_parts import QUICK, Parts
+from assistant.web.gradio_parts import LATEST, Parts
 from assistant.web.models import has_dial
 
 
@@ -26,4 +26,4 @@ def wire_dial(page: gr.Blocks, parts: Parts, dial: gr.Slider, none: gr.Markdown)
         }
 
     changes = [page.load, parts.model.change, parts.language.change]
-    gr.on(changes, show, [parts.model, parts.language], [dial, none], **QUICK)
+    gr.on(changes, show, [parts.model, parts.language], [dial, none], **LATEST)

@@ -26,7 +26,7 @@ from assistant.web.models import Found, scorecard_of
 from assistant.web.scorecard_view import summary
 from assistant.web.texts import Texts
 
-BAR = '<progress value="${value}" max="1" aria-label="${label}"></progress>'
+BAR = Path(__file__).with_name("bar.html")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def build_view(parts: Parts) -> tuple[View, Result]:
     say = parts.say
     with gr.Column(visible=False, elem_id="job") as box:
         head = gr.Markdown(elem_id="job-head")
-        bar = gr.HTML(0, label="", html_template=BAR, elem_id="job-bar")
+        bar = gr.HTML(0, label="", html_template=BAR.read_text(encoding="utf-8"), elem_id="job-bar")
         stages, beside = gr.Markdown(elem_classes="hint"), gr.Markdown(elem_id="job-aside")
         with gr.Row(elem_id="job-buttons"):
             stop = gr.Button(say("stop"), size="sm", visible=False)

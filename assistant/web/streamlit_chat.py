@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from assistant.web import Shown
-from assistant.web.chats import ask, ask_again, rate, reply, undo
+from assistant.web.chats import ask, ask_again, change_chat, rate, reply, undo
 from assistant.web.store import Chat
 from assistant.web.streamlit_parts import (
     browser,
@@ -15,13 +15,15 @@ from assistant.web.streamlit_parts import (
     draw,
     draw_again_after_stop,
     engine,
+    leave_as_drawn,
+    plain_label,
     sampling_now,
     show_copy,
     shown_of,
     store,
     texts_now,
 )
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, preset_of
 
 CLEAR_S = 0.1  # two changes of one place within less are sent as one
 state = st.session_state
@@ -40,6 +42,7 @@ def choose(chat: Chat | None) -> None:
     """Open a conversation, or a new one; the page's address follows at the next run."""
     state["chat"] = chat.id if chat else ""
     state["system_prompt"] = chat.system_prompt if chat else ""
+    state["preset"] = preset_of(state["system_prompt"])
     state.pop("example", None)
 
 
@@ -79,7 +82,7 @@ def chat_tab() -> None:
         elif chat.turns:
             show_actions(chat, texts)
         else:
-            st.title(name, anchor=False)
+            st.title(plain_label(name), anchor=False)
             st.caption(texts["tagline"])
     show_address(chat)
 
@@ -108,8 +111,10 @@ def answer_turn(chat: Chat, texts: Texts) -> None:
         for shown in states:
             with place.container():
                 draw(shown, texts)
-    if not shown.failed or store().load(browser(), chat.id):
+    kept = store().load(browser(), chat.id)
+    if kept and kept.turns == chat.turns:
         st.rerun()
+    leave_as_drawn()  # why it could not be asked or kept
 
 
 @st.fragment
@@ -127,14 +132,13 @@ def show_verdict(id: str, at: int, texts: Texts) -> None:
             texts["comment"], key=f"{key}-note", max_chars=1000, on_change=keep_verdict, args=(id, at, key)
         )
     elif turn.get("comment"):
-        st.caption(turn["comment"])
+        st.caption(plain_label(turn["comment"]))
 
 
 def keep_verdict(id: str, at: int, key: str) -> None:
-    if chat := store().load(browser(), id):
-        given = state.get(key)
-        rate(chat, at, None if given is None else bool(given), state.get(f"{key}-note") or "")
-        store().save(browser(), chat)
+    given, note = state.get(key), state.get(f"{key}-note") or ""
+    liked = None if given is None else bool(given)
+    store().change(browser(), id, lambda chat: rate(chat, at, liked, note))
 
 
 def show_actions(chat: Chat, texts: Texts) -> None:
@@ -163,19 +167,21 @@ def edit_question(chat: Chat, texts: Texts) -> None:
 
 def again(at: int | None = None, key: str = "") -> None:
     """Put the last question again, or the one at turn `at` in the words of that box."""
-    chat = open_chat()
-    if ask_again(chat, len(chat.turns) if at is None else at, state.get(key) if key else None):
-        store().save(browser(), chat)
+    words = state.get(key) if key else None
+    asked: list[bool] = []
+
+    def put(chat: Chat) -> None:
+        asked.append(ask_again(chat, len(chat.turns) if at is None else at, words))
+
+    change_chat(store(), browser(), open_chat().id, put)
+    if any(asked):
         state["again"], state["asked_again"] = True, state.get("asked_again", 0) + 1
 
 
 def take_back() -> None:
-    chat = open_chat()
-    undo(chat)
-    store().save(browser(), chat)
+    """The question goes back into the box, as on the other page."""
+    change_chat(store(), browser(), open_chat().id, lambda chat: state.update(typed=undo(chat)))
 
 
 def empty() -> None:
-    chat = open_chat()
-    chat.turns.clear()
-    store().save(browser(), chat)
+    change_chat(store(), browser(), open_chat().id, lambda chat: chat.turns.clear())

@@ -1,14 +1,23 @@
 """The Streamlit page's other tabs: one question to two models, judged blind; and the scorecard."""
 
 from contextlib import closing
-from dataclasses import replace
 from typing import Any
 
 import streamlit as st
 
 from assistant.conversations import user
 from assistant.web import Shown, answer, conversation
-from assistant.web.comparison import LONGEST, VOTES, Pair, draw_pair, names, tally_line, together
+from assistant.web.comparison import (
+    VOTES,
+    Pair,
+    can_judge,
+    draw_pair,
+    names,
+    sampling_of_pair,
+    tally_line,
+    together,
+    without_figures,
+)
 from assistant.web.models import base_of, scorecard_of
 from assistant.web.scorecard_view import summary
 from assistant.web.streamlit_parts import (
@@ -18,6 +27,7 @@ from assistant.web.streamlit_parts import (
     draw,
     draw_again_after_stop,
     engines,
+    plain_label,
     sampling_now,
     store,
     texts_now,
@@ -43,11 +53,15 @@ def compare_tab() -> None:
     sides = st.columns(2, border=True)
     votes = st.empty()
     question = st.chat_input(texts["compare_question"], max_chars=20000, submit_mode="stop", key="both")
+    if question and one == other:
+        st.info(texts["compare_same"])
+        question = None
     if question:
         state["voted"], state["pair"] = False, draw_pair(one, other, question, blind)
         ask_both(state["pair"], sides, texts)
     elif state.get("pair"):
-        show_sides(state["pair"], state["compared"], sides, texts)
+        is_hidden = state["pair"].blind and is_open()
+        show_sides(state["pair"], state["compared"], sides, texts, is_hidden)
     with votes.container():
         show_votes(one, other, texts)
 
@@ -55,46 +69,41 @@ def compare_tab() -> None:
 def ask_both(pair: Pair, sides: Any, texts: Texts) -> None:
     """Both answers growing side by side; a stop ends both, and what was said stays."""
     messages = conversation([user(pair.question)], state.get("system_prompt", ""))
-    sampling = sampling_now()
-    sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, LONGEST))
+    sampling = sampling_of_pair(sampling_now())
     states = [
         answer(engines().get(id), messages, sampling, texts, client()) for id in (pair.left, pair.right)
     ]
     places, state["compared"] = [side.empty() for side in sides], [Shown(), Shown()]
     draw_again_after_stop()
-    with closing(together(states)) as pairs:
-        for state["compared"] in pairs:
-            for place, label, one in zip(places, labels(pair), state["compared"], strict=True):
-                with place.container():
-                    show_side(label, one, texts)
+    with closing(together(states, state["compared"], texts)) as growing:
+        for _ in growing:
+            show_sides(pair, state["compared"], [place.container() for place in places], texts, pair.blind)
 
 
-def labels(pair: Pair) -> tuple[str, str]:
-    hidden = pair.blind and not state.get("voted")
-    return ("A", "B") if hidden else names(engines(), pair.left, pair.right)
-
-
-def show_sides(pair: Pair, shown: list[Shown], sides: Any, texts: Texts) -> None:
-    for side, label, one in zip(sides, labels(pair), shown, strict=True):
+def show_sides(pair: Pair, shown: list[Shown], sides: Any, texts: Texts, is_hidden: bool) -> None:
+    """Both answers, each with its model's name and figures unless who is who `is_hidden`."""
+    labels = ("A", "B") if is_hidden else names(engines(), pair.left, pair.right)
+    for side, label, one in zip(sides, labels, shown, strict=True):
         with side:
-            show_side(label, one, texts)
-
-
-def show_side(label: str, shown: Shown, texts: Texts) -> None:
-    st.markdown(f"**{label}**")
-    draw(shown, texts)
+            st.markdown(f"**{plain_label(label)}**")
+            draw(without_figures(one) if is_hidden else one, texts)
 
 
 def show_votes(one: str, other: str, texts: Texts) -> None:
     pair = state.get("pair")
     with st.container(horizontal=True):
         for key in VOTES:
-            is_off = not pair or bool(state.get("voted"))
+            is_off = not is_open()
             st.button(texts[key], key=key, disabled=is_off, on_click=vote, args=(key,), width="stretch")
     if pair and state.get("voted"):
         left, right = names(engines(), pair.left, pair.right)
-        st.caption(texts.say("voted", a=left, b=right))
-    st.caption(tally_line(store(), engines(), one, other, texts))
+        st.caption(plain_label(texts.say("voted", a=left, b=right)))
+    st.caption(plain_label(tally_line(store(), engines(), one, other, texts)))
+
+
+def is_open() -> bool:
+    """Whether there is something to judge that was not judged yet."""
+    return bool(state.get("pair")) and not state.get("voted") and can_judge(state["compared"])
 
 
 def vote(key: str) -> None:

@@ -1,9 +1,9 @@
 """The secret by which a browser finds its conversations again in Streamlit: a cookie no script can read."""
 
 from dataclasses import dataclass
-from http.cookies import SimpleCookie
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from assistant.web.store import new_browser
@@ -21,7 +21,7 @@ class BrowserCookie:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         is_page = scope["type"] == "http" and "text/html" in headers.get("accept", "")
-        if not is_page or COOKIE in SimpleCookie(headers.get("cookie", "")):
+        if not is_page or COOKIE in cookie_parser(headers.get("cookie", "")):
             return await self.app(scope, receive, send)
         is_secure = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
 

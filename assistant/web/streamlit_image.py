@@ -14,6 +14,7 @@ from assistant.web.streamlit_parts import (
     client,
     draw,
     draw_again_after_stop,
+    plain_label,
     sampling_now,
     show_copy,
     shown_of,
@@ -70,12 +71,12 @@ def choose(found: list[Seeing], turns: list[Look], texts: Texts) -> Any:
 def show_progress(sights: Sights, texts: Texts) -> None:
     """What the page says while someone gets eyes behind it."""
     who, begin = state.get("picture_who"), time.monotonic()
-    is_loading = sights.get(who).status == "loading"
+    is_loading = (known := sights.known(who)) is not None and known.status == "loading"
 
     def say() -> None:
-        engine = sights.get(who)
-        said = sights.progress(who, int(time.monotonic() - begin), texts)
-        st.error(said) if engine.status == "error" else st.caption(said)
+        engine = sights.known(who)
+        said = plain_label(sights.progress(who, int(time.monotonic() - begin), texts))
+        st.error(said) if engine and engine.status == "error" else st.caption(said)
 
     st.fragment(say, run_every=0.5 if is_loading else None)()
 
@@ -86,7 +87,7 @@ def add_question(typed: Any, photo: Any, turns: list[Look], texts: Texts) -> boo
     for file in [*([photo] if photo else []), *typed.files]:
         address, why = take_picture(file.getvalue(), texts)
         if why:
-            st.error(f"{file.name}: {why}")
+            st.error(f"{plain_label(file.name)}: {why}")
             return False
         addresses.append(address)
     if not addresses and not any(turn.get("images") for turn in turns):

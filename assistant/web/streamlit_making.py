@@ -27,7 +27,7 @@ from assistant.web.making_progress import (
 )
 from assistant.web.models import Found, scorecard_of
 from assistant.web.scorecard_view import summary
-from assistant.web.streamlit_parts import engines, plain_markdown
+from assistant.web.streamlit_parts import engines, plain_label, plain_markdown
 from assistant.web.texts import Texts
 
 LOOK_S = 1.5  # between two looks at a job that runs
@@ -40,7 +40,7 @@ def workshop(texts: Texts) -> None:
     job = read_job()
     is_busy = bool(job and job.is_running)
     if refused := state.pop("refused", ""):
-        st.warning(plain_markdown(refused))
+        st.warning(plain_label(refused))
     if job:
         st.fragment(partial(show_job, texts, is_busy), run_every=LOOK_S if is_busy else None)()
     if not is_busy:
@@ -53,7 +53,7 @@ def show_job(texts: Texts, was_busy: bool) -> None:
     if not job or job.is_running != was_busy:
         st.rerun()
     progress = progress_of(job)
-    st.subheader(plain_markdown(headline(job, progress, texts)), anchor=False)
+    st.subheader(plain_label(headline(job, progress, texts)), anchor=False)
     if progress.status in BUSY:
         st.progress(share_of(progress))
     if progress.status != "done":
@@ -110,7 +110,7 @@ def show_preview(wish: Wish, texts: Texts) -> None:
     try:
         rows = preview(wish, texts.code)
     except ValueError as error:
-        st.warning(plain_markdown(one_line(error)))
+        st.warning(plain_label(one_line(error)))
         return
     st.caption(texts["make_preview"])
     show_table(("question", "answer"), rows, texts)
@@ -127,7 +127,7 @@ def show_result(folder: Path, texts: Texts) -> None:
     if not found:
         return
     with st.container(horizontal=True):
-        said = texts.say("make_chat", name=plain_markdown(found.name))
+        said = plain_label(texts.say("make_chat", name=found.name))
         if st.button(said, on_click=choose, args=(found,)):
             from assistant.web.streamlit_chat import chat_tab
 

@@ -2,16 +2,16 @@
 
 import sys
 import time
+import traceback
 from typing import Any
 
 import streamlit as st
 from starlette.middleware import Middleware
 from streamlit import config
 
-from assistant.settings import one_line
 from assistant.strength import MOST_STRENGTH
 from assistant.web import MAX_NEW_TOKENS, MAX_TEMPERATURE, the_engine
-from assistant.web.guard import Access, Guard, notes
+from assistant.web.guard import Access, doors, notes
 from assistant.web.line import is_loopback
 from assistant.web.models import has_dial
 from assistant.web.streamlit_chat import chat_tab
@@ -23,12 +23,14 @@ from assistant.web.streamlit_parts import (
     choose_model,
     engine,
     engines,
+    first_language,
+    plain_label,
     say_in_language,
     server_address,
     texts_now,
 )
 from assistant.web.streamlit_shelf import shelf, this_chat
-from assistant.web.texts import Texts, fixed_language, load_texts, pick_language
+from assistant.web.texts import Texts, fixed_language, load_texts, preset_of, presets_of
 
 # What `streamlit run app.py` starts with, unless a flag or STREAMLIT_… says otherwise.
 OPTIONS: dict[str, Any] = {
@@ -67,15 +69,14 @@ def middleware(access: Access) -> list[Middleware]:
     address = server_address()
     for note in notes(access, address):
         print(f"note: {note}", file=sys.stderr)
-    guard = Middleware(Guard, only_local=is_loopback(address), login=access.login)
-    return [guard, Middleware(BrowserCookie)]
+    guard = doors(access, only_local=is_loopback(address), login=access.login)
+    return [*guard, Middleware(BrowserCookie)]
 
 
 def show_error(error: Exception) -> bool:
-    """Instead of Streamlit's traceback."""
-    print(f"error: {one_line(error)}", file=sys.stderr)
-    texts = load_texts()[pick_language(None)]
-    st.error(texts.say("failed_inside", error=type(error).__name__))
+    """Instead of Streamlit's traceback on the page: that is for the terminal."""
+    traceback.print_exception(error)
+    st.error(plain_label(texts_now().say("failed_inside", error=type(error).__name__)))
     return True
 
 
@@ -100,7 +101,7 @@ def render() -> None:
 
 
 def sidebar(texts: Texts) -> None:
-    st.header(engine().name, anchor=False)
+    st.header(plain_label(engine().name), anchor=False)
     shelf(texts)
     this_chat(texts)
     with st.expander(texts["settings"], key="fold-settings"):
@@ -111,7 +112,7 @@ def sidebar(texts: Texts) -> None:
             texts["language_label"],
             list(known),
             format_func=lambda language: known[language]["language"],
-            default=pick_language(st.context.locale),
+            default=first_language(),
             key="language",
             on_change=translate,
             required=True,
@@ -142,31 +143,31 @@ def adjustments(texts: Texts) -> None:
         list(known),
         format_func=lambda key: known[key][0],
         key="preset",
+        placeholder=texts["preset_own"],
         on_change=take_preset,
     )
-    st.text_area(texts["system_prompt"], key="system_prompt", help=texts["system_hint"], max_chars=8000)
+    hint = texts["system_hint"]
+    st.text_area(
+        texts["system_prompt"], key="system_prompt", help=hint, max_chars=8000, on_change=find_preset
+    )
     hint = texts["temperature_hint"]
     st.slider(texts["temperature"], 0.0, MAX_TEMPERATURE, 0.0, 0.05, key="temperature", help=hint)
     st.slider(texts["top_p"], 0.05, 1.0, 0.9, 0.05, key="top_p", help=texts["top_p_hint"])
     st.slider(texts["max_new_tokens"], least, most, 512, 16, key="max_new_tokens")
 
 
-def presets_of(texts: Texts) -> dict[str, tuple[str, str]]:
-    """A preset's name and prompt in this language, by its name in the first one."""
-    first, *_ = load_texts().values()
-    named = {first["preset_none"]: (texts["preset_none"], "")}
-    pairs = zip(first["presets"], texts["presets"], strict=True)
-    return named | {key: (name, prompt) for (key, _), (name, prompt) in pairs}
-
-
 def take_preset() -> None:
     state["system_prompt"] = presets_of(texts_now())[state["preset"]][1]
 
 
+def find_preset() -> None:
+    state["preset"] = preset_of(state["system_prompt"])
+
+
 def translate() -> None:
     """A preset that is in use goes over into the other language; a person's own words stay."""
-    key, prompt = state.get("preset"), state.get("system_prompt")
-    if any(key in known and prompt == known[key][1] for known in map(presets_of, load_texts().values())):
+    state["has_chosen_language"] = True
+    if state.get("preset"):
         take_preset()
     for key in ("preset", "model", "one", "other"):  # told apart by what is read, which now changes
         if key in state:
@@ -180,8 +181,9 @@ def model_state(texts: Texts) -> None:
     def say() -> None:
         if chosen.status == "loading":
             seconds = int(time.monotonic() - begin)
-            st.caption(texts.say("model_loading", name=chosen.name, seconds=seconds))
+            said = texts.say("model_loading", name=chosen.name, seconds=seconds)
         else:
-            st.caption(chosen.error or texts.say("model_ready", name=chosen.shown_model))
+            said = chosen.error or texts.say("model_ready", name=chosen.shown_model)
+        st.caption(plain_label(said))
 
     st.fragment(say, run_every=0.5 if chosen.status == "loading" else None)()

@@ -16,11 +16,18 @@ from assistant.web.streamlit_cookie import COOKIE
 from assistant.web.texts import Texts, in_language, load_texts, pick_language
 
 CODE = r"(```.*?(?:```|$)|`[^`\n]*`)"
+LANGUAGE = "little_assistant_language"  # a cookie that words.js writes when a person has chosen
 
 
 def texts_now() -> Texts:
-    """The language of the switch, else of the browser (or ASSISTANT_LANG)."""
-    return load_texts()[st.session_state.get("language") or pick_language(st.context.locale)]
+    """The language of the switch, else the one to begin with."""
+    return load_texts()[st.session_state.get("language") or first_language()]
+
+
+def first_language() -> str:
+    """The one that ASSISTANT_LANG asks for, else what was chosen in this browser, else the browser's own."""
+    kept = st.context.cookies.get(LANGUAGE)
+    return pick_language(str(kept) if kept else st.context.locale)
 
 
 def browser() -> str:
@@ -73,13 +80,18 @@ def choose_model(label: str, texts: Texts, key: str, index: int = 0) -> str:
 def draw_again_after_stop() -> None:
     """Mount it before a generator: Streamlit's stop ends the run and draws nothing more, neither the note
     of the answer nor what can be done with it. Fragments wait while a run goes on; the next one is this."""
-    st.session_state["is_first_look"] = True
+    st.session_state["is_first_look"], st.session_state["stays"] = True, False
     _look_again()
+
+
+def leave_as_drawn() -> None:
+    """What is on the page now is nowhere else: it is not drawn anew before a person does something."""
+    st.session_state["stays"] = True
 
 
 @st.fragment(run_every=0.5)
 def _look_again() -> None:
-    if not st.session_state.pop("is_first_look", False):
+    if not st.session_state.pop("is_first_look", False) and not st.session_state.get("stays"):
         st.rerun()
 
 
@@ -116,14 +128,20 @@ def say_in_language(texts: Texts) -> None:
     """What Streamlit says by itself, as far as it stands in the page."""
     others = [known for known in load_texts().values() if known is not texts]
     words = [pair for known in others for pair in zip(known["streamlit"], texts["streamlit"], strict=True)]
+    kept = f"{LANGUAGE}={texts.code}" if st.session_state.get("has_chosen_language") else ""
     st.components.v2.component("words", js=beside("words.js"))(
-        key="words", data={"language": texts.code, "words": words}
+        key="words", data={"language": texts.code, "words": words, "kept": kept}
     )
 
 
 @cache
 def beside(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def plain_label(text: str) -> str:
+    """A name, a title, what a person wrote: as it is, where Streamlit would read Markdown."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
 
 
 def plain_markdown(text: str) -> str:

@@ -3,9 +3,10 @@
 import streamlit as st
 
 from assistant.settings import one_line
+from assistant.web.chats import delete_chat
 from assistant.web.exchange import from_json, to_json, to_markdown
 from assistant.web.streamlit_chat import choose, choose_id, open_chat
-from assistant.web.streamlit_parts import browser, store
+from assistant.web.streamlit_parts import browser, plain_label, store
 from assistant.web.texts import Texts
 
 state = st.session_state
@@ -21,7 +22,7 @@ def shelf(texts: Texts) -> None:
         for title, id in known:
             is_open = id == state.get("chat")
             st.button(
-                title or texts["new_chat"],
+                plain_label(title or texts["new_chat"]),
                 key=f"chat-{id}",
                 width="stretch",
                 wrap=False,
@@ -71,7 +72,7 @@ def rename(id: str) -> None:
 
 
 def delete(id: str) -> None:
-    store().delete(browser(), id)
+    delete_chat(store(), browser(), id)
     choose(None)
 
 
@@ -85,7 +86,7 @@ def take_in(texts: Texts) -> None:
         for chat in reversed(chats):
             store().save(browser(), chat)
     except ValueError as error:
-        st.toast(one_line(error))
+        st.toast(plain_label(one_line(error)))
         return
     choose(chats[0])
     st.toast(texts.say("imported", number=len(chats)))

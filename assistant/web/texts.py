@@ -9,8 +9,8 @@ from typing import Any
 from assistant.settings import load_toml, near_names
 
 TEXTS = Path(__file__).with_name("texts.toml")
-# What may stand beside an answer for good; the slots are numbers.
-NOTES = ("stopped", "shortened", "cut", "no_words", "answering", "busy_full", "busy_often")
+# What may stand beside an answer for good; the slots are numbers, or the name of an error.
+NOTES = ("stopped", "shortened", "cut", "no_words", "answering", "busy_full", "busy_often", "failed_inside")
 
 
 class Texts(dict[str, Any]):
@@ -57,7 +57,21 @@ def in_language(note: str, texts: Texts) -> str:
     """The note with the page's own words as these texts say them; the rest, such as an error, as it is."""
     for known in load_texts().values():
         for key in NOTES:
-            pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\d+)", re.escape(known[key]))
+            pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(known[key]))
             if found := re.search(pattern, note):
                 note = note.replace(found[0], texts.say(key, **found.groupdict()))
     return note
+
+
+def presets_of(texts: Texts) -> dict[str, tuple[str, str]]:
+    """A preset's name and prompt in this language, by its name in the first one."""
+    first, *_ = load_texts().values()
+    named = {first["preset_none"]: (texts["preset_none"], "")}
+    pairs = zip(first["presets"], texts["presets"], strict=True)
+    return named | {key: (name, prompt) for (key, _), (name, prompt) in pairs}
+
+
+def preset_of(prompt: str) -> str | None:
+    """The preset whose prompt it is, in whichever language; None for a person's own words."""
+    known = [presets_of(texts).items() for texts in load_texts().values()]
+    return next((key for pairs in known for key, (_, said) in pairs if said == prompt), None)
