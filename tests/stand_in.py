@@ -57,11 +57,14 @@ class Handler(BaseHTTPRequestHandler):
         elif "markdown" in question:
             self.chunk("**bold** :red[red] \\(x^2\\) `:red[code]` from $5 to $10")
             self.chunk(f" ![p](http://127.0.0.1:{self.server.server_port}/secret.png)")
+            self.chunk("\n\n$$y^2$$\n\n\\[z^2\\]\n\n```python\nprint('hi')\n```\n")
             self.done()
         else:
             for text in ANSWER:
                 self.chunk(text)
                 time.sleep(0.05)
+                if "held" in question and not self.server.go_on.wait(10):
+                    self.server.held_too_long = True
             self.done()
 
     def chunk(self, text: str) -> None:
@@ -96,6 +99,8 @@ class StandIn(ThreadingHTTPServer):
         self.fetched: list[str] = []
         self.says = ""  # where it does not stream, instead of the question backwards
         self.closed = threading.Event()
+        self.go_on = threading.Event()  # lets an answer that is "held" after its first piece go on
+        self.held_too_long = False
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
 
     @property
