@@ -6,6 +6,7 @@ OWNER ?=
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 BIN := .venv/bin
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 export NAME OWNER
 
 .PHONY: run assistant install install-dev test check
@@ -37,10 +38,10 @@ install-dev: .venv/installed-dev
 	@touch $@
 
 test: install-dev  ## all tests but those that need a GPU, in two processes
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(SPREAD)
 
 check: install-dev  ## what CI runs: lint, format, types, tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest $(SPREAD)

@@ -1,15 +1,19 @@
 """Answers to many conversations at once, by a model in this process. Knows nothing of what they mean."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
+from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from assistant.conversations import Message, images_of
 from assistant.loading import ChatModel, batches_by_length
 
 GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
 LEG = 8  # tokens after which rows that have ended leave the batch
+# what generate calls its KV cache: the first name since transformers 5.24, which warns of the second
+CACHE = min({"cache", "past_key_values"} & {field.name for field in fields(GenerateDecoderOnlyOutput)})
 Prompt = tuple[list[int], list[str]]  # token ids, and the pictures that `<image>` among them stands for
 
 
@@ -87,12 +91,12 @@ def _generate_ids(
 
 def _rest_of(output: Any, mask: torch.Tensor, rows: list[int]) -> dict[str, Any]:
     """What generate goes on from with some rows of its batch alone."""
-    sequences, cache = output.sequences[rows], output.past_key_values
+    sequences, cache = output.sequences[rows], output[CACHE]
     if len(rows) < len(mask):
         cache.batch_select_indices(torch.tensor(rows, device=mask.device))
     written = mask.new_ones(len(rows), sequences.shape[1] - mask.shape[1])
     seen = torch.cat([mask[rows], written], dim=1)
-    return {"input_ids": sequences, "attention_mask": seen, "past_key_values": cache}
+    return {"input_ids": sequences, "attention_mask": seen, CACHE: cache}
 
 
 def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:

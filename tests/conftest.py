@@ -12,6 +12,12 @@ os.environ.setdefault("ASSISTANT_DATA", tempfile.mkdtemp(prefix="assistant-data-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with a browser come first: they take longest, and two processes should end together."""
+    slow = {item.path for item in items if item.get_closest_marker("browser")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module")
 def url(engine: Any) -> Iterator[str]:
     """The API of the file's own `engine`."""

@@ -293,12 +293,13 @@ def test_pictures_without_room_are_seen_again_and_look_the_same(llava, data, mon
 
 
 def test_a_step_in_one_pass_learns_the_same_as_in_two(merged, data, tmp_path, monkeypatch, passes):
-    ours = learnt_in_three_steps(merged, data, tmp_path / "two", monkeypatch)
-    assert passes.count("layer") == 3 * 2
-    monkeypatch.setattr("assistant.training.run.memory_plan", lambda *_: Plan(8, False, 0))
-    passes.clear()
-    theirs = learnt_in_three_steps(merged, data, tmp_path / "one", monkeypatch)
-    assert passes.count("layer") == 3
+    learnt = []
+    for rows, times in ((2, 2), (8, 1)):
+        monkeypatch.setattr("assistant.training.run.memory_plan", lambda *_, rows=rows: Plan(rows, False, 0))
+        passes.clear()
+        learnt.append(learnt_in_three_steps(merged, data, tmp_path / str(rows), monkeypatch))
+        assert passes.count("layer") == 3 * times
+    ours, theirs = learnt
     assert_the_same(ours, theirs)
 
 

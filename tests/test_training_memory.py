@@ -110,7 +110,7 @@ def test_a_model_that_no_plan_fits_is_refused_with_both_sizes():
 def test_the_plan_is_said_before_the_first_step(tiny, tmp_path, capsys):
     tiny_run(tiny, tmp_path / "a")
     said = capsys.readouterr().err
-    assert "GiB to use: 2 rows at a time, activations kept, about" in said
+    assert "GiB to use: 4 rows at a time, activations kept, about" in said
     assert said.index("GiB to use") < said.index("step 4:")
 
 

@@ -101,7 +101,8 @@ def upper_states(core: Any, hidden: torch.Tensor, mask: torch.Tensor, layer: int
 
 
 def _last_states(core: Any, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    if hidden.device.type == "cpu":
+    # activations that are made again on the way back are made after packed() has left
+    if hidden.device.type == "cpu" and not core.is_gradient_checkpointing:
         return packed(core, hidden, mask)
     last: torch.Tensor = core.model(
         inputs_embeds=hidden, attention_mask=mask, use_cache=False
