@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from assistant.folders import read_json, write_json
-from assistant.internlm2 import FUSED, SPLIT, heads_of, join_wqkv, llama_module, split_wqkv, tensor_shapes
+from assistant.internlm2 import join_wqkv, split_wqkv
+from assistant.internlm2_config import heads_of
+from assistant.internlm2_names import FUSED, SPLIT, llama_module, tensor_shapes
 from assistant.loading import base_of_adapter, is_adapter
 from assistant.settings import check_replaceable, load_settings, save_settings
 from assistant.strength import beyond_lora

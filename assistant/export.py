@@ -15,12 +15,13 @@ from typing import Any, Literal
 
 from assistant.folders import old_identity_left, own_template, read_json
 from assistant.gguf_tokens import add_tokenizer
+from assistant.internlm2_config import check_sizes, heads_of, llama_rope
+from assistant.internlm2_names import check_tensors, llama_shapes
 from assistant.settings import DATA, load_settings, write_text
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q5_0", "q4_1", "q4_0"]
 HEAD = ("output.weight", "token_embd.weight")
 FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}  # for rows that are no multiple of 256
-PERMUTED = {"q_proj": "num_attention_heads", "k_proj": "num_key_value_heads"}
 SPARE_BYTES = 64 * 2**20  # header, vocabulary, Modelfile
 MODELFILE = """FROM ./{file}
 TEMPLATE \"\"\"{{{{- range .Messages }}}}<|im_start|>{{{{ .Role }}}}
@@ -60,6 +61,7 @@ def export_gguf(
     check_folder(folder, config)
     paths = checkpoint_files(folder)
     shapes = {name: shape for path in paths for name, shape in shapes_in(path).items()}
+    check_whole(shapes, config)
     plan = plan_tensors(shapes, config, kind)
     _check_disk(out, sum(_size(tensor) for tensor in plan.values()))
     beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
@@ -85,7 +87,7 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
             f"{folder} is a {config.get('model_type')} model; only Llama folders become GGUF files here "
             "(SmolLM2, or an InternLM2 from scripts/fetch_model.py)"
         )
-    rope = (config.get("rope_parameters") or config.get("rope_scaling") or {}).get("rope_type", "default")
+    rope = llama_rope(config)["rope_type"]
     if rope not in ("default", "dynamic", "linear"):
         raise ValueError(f"{folder}: rope_type {rope!r} is not known here; default, dynamic and linear are")
     if config.get("attention_bias") or config.get("mlp_bias"):
@@ -96,6 +98,13 @@ def check_folder(folder: Path, config: dict[str, Any]) -> None:
         raise ValueError(f"{folder} would still speak as its maker's: {'; '.join(left)}")
 
 
+def check_whole(shapes: dict[str, tuple[int, ...]], config: dict[str, Any]) -> None:
+    """Raises ValueError naming a tensor of the Llama that is missing or of another shape."""
+    check_sizes(config)
+    wanted = llama_shapes(config)
+    check_tensors({name: shape for name, shape in shapes.items() if name in wanted}, wanted, "Llama")
+
+
 def plan_tensors(
     shapes: dict[str, tuple[int, ...]], config: dict[str, Any], kind: GgufType
 ) -> dict[str, Tensor]:
@@ -104,16 +113,15 @@ def plan_tensors(
 
     layers, tied = config["num_hidden_layers"], bool(config.get("tie_word_embeddings"))
     names = get_tensor_name_map(MODEL_ARCH.LLAMA, layers)
+    permuted = {"q_proj": heads_of(config).query, "k_proj": heads_of(config).key_value}
     plan = {}
     for name, shape in shapes.items():
         if name.endswith("rotary_emb.inv_freq") or (tied and name == "lm_head.weight"):
             continue
         if not (new := names.get_name(name, try_suffixes=(".weight",))):
             raise ValueError(f"the weights hold {name}, which no Llama has; fetch the model again")
-        heads = config.get(PERMUTED.get(name.split(".")[-2], "")) or 0
+        heads = permuted.get(name.split(".")[-2], 0)
         plan[name] = Tensor(new, shape, tensor_type(new, shape, kind, layers, tied), heads)
-    if not {"token_embd.weight", "output_norm.weight"} <= {tensor.name for tensor in plan.values()}:
-        raise ValueError("the weights lack the embedding or the last norm; fetch the model again")
     return plan
 
 
@@ -162,22 +170,20 @@ def _check_disk(out: Path, needed: int) -> None:
 def _add_model(writer: Any, folder: Path, config: dict[str, Any], kind: GgufType) -> None:
     from gguf import LlamaFileType, RopeScalingType
 
-    rope = config.get("rope_parameters") or {**(config.get("rope_scaling") or {}), **config}
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
+    rope, heads = llama_rope(config), heads_of(config)
     card = load_settings(folder).get("card", {})
     writer.add_name(f"{card['name']}'s assistant" if card.get("name") else folder.resolve().name)
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
-    writer.add_key_length(size)
-    writer.add_value_length(size)
-    writer.add_rope_dimension_count(size)
-    writer.add_rope_freq_base(float(rope.get("rope_theta", 10_000)))
-    if rope.get("rope_type") == "linear":
+    writer.add_head_count(heads.query)
+    writer.add_head_count_kv(heads.key_value)
+    writer.add_key_length(heads.size)
+    writer.add_value_length(heads.size)
+    writer.add_rope_dimension_count(heads.size)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rope["factor"]))
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])

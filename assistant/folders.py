@@ -28,8 +28,6 @@ SPOKEN_FILES = (
     "Modelfile",
 )
 MODEL_CARD = "README.md"
-
-
 CHAT_FILES = (
     "tokenizer*",
     "chat_template*",
@@ -91,7 +89,7 @@ def weight_files(folder: Path) -> list[Path]:
     Raises ValueError when there is none, or when the index names a missing one.
     """
     index = folder / "model.safetensors.index.json"
-    names = set(read_json(index)["weight_map"].values()) if index.is_file() else ()
+    names = indexed_files(index) if index.is_file() else ()
     patterns = ("model*.safetensors", "*.safetensors")
     found = (sorted(folder.glob(pattern)) for pattern in patterns)
     files = [folder / name for name in sorted(names)] or next(filter(None, found), [])
@@ -101,6 +99,15 @@ def weight_files(folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"{folder} holds no weights (*.safetensors); give the folder that has them")
     return files
+
+
+def indexed_files(index: Path) -> set[str]:
+    """The weight files that an index names. Raises ValueError when it is no index, or names other folders."""
+    places = read_json(index).get("weight_map")
+    files = list(places.values()) if isinstance(places, dict) else []
+    if not files or not all(isinstance(file, str) and Path(file).name == file for file in files):
+        raise ValueError(f"{index} has no weight_map of tensors to files beside it; fetch the model again")
+    return set(files)
 
 
 def check_weights(path: Path) -> None:

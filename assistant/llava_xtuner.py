@@ -15,7 +15,7 @@ from assistant.adapters import (
     read_adapter,
 )
 from assistant.folders import read_json
-from assistant.internlm2 import FUSED, llama_module
+from assistant.internlm2_names import FUSED, llama_module
 from assistant.llava import LAYERS, PREFIX, Parts
 from assistant.loading import is_adapter
 from assistant.tensors import checkpoint_files, tensors_in

@@ -6,6 +6,7 @@ Knows no architecture. A pickle is read with weights_only: nothing in it is ever
 import pickle
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from assistant.folders import check_weights, read_json, refuse_pointer, weight_files, write_json
+from assistant.folders import check_weights, indexed_files, refuse_pointer, weight_files, write_json
 from assistant.settings import one_line
 
 SHARD_BYTES = 400 * 10**6  # of a written file: with the copy that saving makes, far below 1 GiB of memory
@@ -30,7 +31,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file() or any(folder.glob("*.safetensors")):
         return weight_files(folder)
     index = folder / PICKLED_INDEX
-    named = set(read_json(index)["weight_map"].values()) if index.is_file() else ()
+    named = indexed_files(index) if index.is_file() else ()
     files = [folder / name for name in sorted(named)] or sorted(folder.glob("pytorch_model*.bin"))
     missing = [file.name for file in files if not file.is_file()]
     if missing or not files:
@@ -44,9 +45,8 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor in a weight file. Raises ValueError as tensors_in does."""
     if path.suffix != ".safetensors":
-        return {name: tuple(tensor.shape) for name, tensor in read_pickled(path).items()}
-    check_weights(path)
-    with safe_open(path, framework="pt") as file:
+        return {name: tuple(tensor.shape) for name, tensor in pickled_tensors(path).items()}
+    with _opened(path) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
@@ -57,19 +57,41 @@ def tensors_in(paths: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
     """
     for path in paths:
         if path.suffix != ".safetensors":
-            yield from read_pickled(path).items()
+            yield from pickled_tensors(path).items()
             continue
-        check_weights(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118
-                    yield name, file.get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"{path} is damaged ({one_line(error)}); fetch the model again") from None
+        with _opened(path) as file:
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
 
 
-def read_pickled(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a .bin or .pth file, without running anything in it."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file. Raises ValueError for a damaged one."""
+    check_weights(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({one_line(error)}); fetch the model again") from None
+
+
+def pickled_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a .bin file, also where they lie under `state_dict`. Raises ValueError for others."""
+    content: dict[str, Any] = read_pickled(path)
+    inner = content.get("state_dict")
+    content = inner if isinstance(inner, dict) else content
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, torch.Tensor):
+            what = f"{name!r}, a {type(value).__name__}"
+            raise ValueError(f"{path} holds {what}, not tensors by name; fetch it again or give safetensors")
+    return content
+
+
+def read_pickled(path: Path) -> dict[str, Any]:
+    """What a .bin or .pth file holds by name, without running anything in it.
+
+    Raises ValueError for a damaged file, a git-lfs pointer, and one with objects in it.
+    """
     refuse_pointer(path)
     is_zip = _begins_as_zip(path)
     if is_zip and not zipfile.is_zipfile(path):
@@ -82,7 +104,8 @@ def read_pickled(path: Path) -> dict[str, torch.Tensor]:
         wrong = "holds more than tensors, which is never run here" if unsafe else "is damaged"
         raise ValueError(f"{path} {wrong}; fetch it again or give safetensors") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not tensors by name")
+        what = f"holds a {type(content).__name__}, not tensors by name"
+        raise ValueError(f"{path} {what}; fetch it again or give safetensors")
     return content
 
 

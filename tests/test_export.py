@@ -277,7 +277,10 @@ def test_what_would_not_be_the_same_is_refused_in_a_sentence(byte_level, tmp_pat
     assert "only Llama folders" in refusal(copy("qwen", model_type="qwen2"))
     assert "'yarn' is not known" in refusal(copy("yarn", rope_parameters={"rope_type": "yarn"}))
     assert "biases" in refusal(copy("bias", attention_bias=True))
-    assert "more tokens than the model" in refusal(copy("small", vocab_size=100))
+    tokens = read_json(byte_level / "tokenizer.json")["added_tokens"]
+    tokens.append({**tokens[0], "content": "<|more|>", "id": 600})
+    more = changed(byte_level, tmp_path / "more", "tokenizer.json", added_tokens=tokens)
+    assert "more tokens than the model" in refusal(more)
     silent = copy("silent")
     (silent / "chat_template.jinja").unlink()
     assert "no chat template" in refusal(silent)
@@ -289,6 +292,41 @@ def test_what_would_not_be_the_same_is_refused_in_a_sentence(byte_level, tmp_pat
         HOUSE + "You are a helpful AI assistant named SmolLM, trained by Hugging Face", encoding="utf-8"
     )
     assert "speak as its maker's" in refusal(old)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "sentence"),
+    [
+        ("model.layers.1.mlp.up_proj.weight", None, "lack model.layers.1.mlp.up_proj.weight [96, 64]; fetch"),
+        ("model.layers.2.self_attn.k_proj.weight", (64, 64), "is [64, 64] and config.json makes it [32, 64]"),
+        ("lm_head.weight", None, "lack lm_head.weight"),
+        ("model.norm.weight", None, "lack model.norm.weight [64]"),
+    ],
+)
+def test_a_folder_that_lacks_a_tensor_or_has_one_of_another_shape_is_refused(tmp_path, name, shape, sentence):
+    from safetensors.torch import load_file, save_file
+
+    folder = make_byte_level(tmp_path, tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(name)
+    if shape:
+        weights[name] = torch.ones(shape)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert sentence in refusal(folder)
+
+
+def test_a_config_of_older_transformers_is_read_as_what_it_says(tmp_path):
+    """No num_key_value_heads: every head has its own; rope_scaling by `type`."""
+    rope = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10_000.0}
+    folder = make_byte_level(tmp_path, num_key_value_heads=4, rope_parameters=rope)
+    config = read_json(folder / "config.json")
+    for key in ("num_key_value_heads", "rope_parameters", "head_dim"):
+        config.pop(key)
+    older = {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 10_000.0}
+    write_json(folder / "config.json", config | older)
+    assert logits_difference(folder) < 2e-2
+    write_json(folder / "config.json", config | {"rope_scaling": {"type": "yarn", "factor": 2.0}})
+    assert "'yarn' is not known" in refusal(folder)
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(byte_level, monkeypatch):

@@ -23,6 +23,8 @@ ROOMS = {
     ],
     "weights": [
         "tensors",
+        "internlm2_config",
+        "internlm2_names",
         "internlm2",
         "internlm2_tokenizer",
         "building",
