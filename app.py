@@ -53,17 +53,29 @@ def open_engine() -> "Access":
 
     name = use_deploy_file()
     access = access_from(os.environ)
-    the_engine().line = Line(access.most_waiting, access.per_minute)
+    the_engine().line = Line(access.most_waiting, access.per_minute, proxies=access.proxies)
     the_engine().name = name or the_engine().name
     return access
+
+
+def fetched(repository: str, file: str) -> str:
+    """A file of a Hub repository. Raises RuntimeError, one sentence, when it cannot be had."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import httpx
+
+    try:
+        return hf_hub_download(repository, file)
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise RuntimeError(
+            f"{repository}/{file} cannot be fetched ({reason}); is it there, and HF_TOKEN set if it is private?"
+        ) from None
 
 
 def deployed_model(said: dict[str, str]) -> str:
     """A file or folder beside this one, a file of a Hub repository, which is fetched, or a hub id."""
     if repository := said.get("repository"):
-        from huggingface_hub import hf_hub_download
-
-        return hf_hub_download(repository, said["model"])
+        return fetched(repository, said["model"])
     beside = Path(__file__).resolve().parent / said["model"]
     return str(beside if beside.exists() else said["model"])
 
@@ -95,7 +107,7 @@ def streamlit_settings() -> dict[str, Any]:
     set_options()
     try:
         access = open_engine()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         fail(one_line(error), 2)
     api = routes(the_engine(), access)
     return {"routes": api, "middleware": middleware(access), "on_script_error": show_error}

@@ -4,6 +4,7 @@ Knows no engine: each one is a file here, imported only when it is opened.
 """
 
 import os
+import re
 import threading
 from collections.abc import Callable, Generator, Hashable
 from dataclasses import dataclass
@@ -143,6 +144,11 @@ def fit(
             f"the message is {len(ids)} tokens long and the model reads {room}; write a shorter one"
         )
     return fitting
+
+
+def without_login(text: str) -> str:
+    """The text without the user:password that an address in it may hold."""
+    return re.sub(r"(\w+://)[^\s/]*@", r"\1", text)
 
 
 def without_oldest(messages: list[Message], count: int) -> list[Message]:

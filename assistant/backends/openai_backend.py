@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import openai
 
-from assistant.backends import Counts, Sampling
+from assistant.backends import Counts, Sampling, without_login
 from assistant.backends.pump import HEARTBEAT_S, pump
 from assistant.conversations import Message, to_parts
 from assistant.images import data_address
@@ -24,7 +24,8 @@ class OpenAIBackend:
 
     def __init__(self, address: str) -> None:
         self.base_url, _, self._model = address.partition("#")
-        self.label = f"openai: {address}"
+        self._shown = without_login(self.base_url)
+        self.label = f"openai: {without_login(address)}"
         self.context = None  # the API has no question for it
 
     def count_prompt(self, messages: list[Message]) -> None:
@@ -77,7 +78,7 @@ class OpenAIBackend:
                         emit(chunk.choices[0].delta.content or "")
             except openai.APIConnectionError as error:
                 raise RuntimeError(
-                    f"{self.base_url} broke off the answer ({one_line(error)}); ask again"
+                    f"{self._shown} broke off the answer ({one_line(error)}); ask again"
                 ) from None
             if usage:
                 is_cut = ending == "length"
@@ -115,7 +116,7 @@ class OpenAIBackend:
     async def _first_model(self, client: openai.AsyncOpenAI) -> str:
         models = (await client.models.list()).data
         if not models:
-            raise RuntimeError(f"{self.base_url} serves no model; start one there")
+            raise RuntimeError(f"{self._shown} serves no model; start one there")
         self._model = models[0].id
         return self._model
 
@@ -133,15 +134,13 @@ class OpenAIBackend:
     def _sentence(self, error: Exception) -> str:
         match error:
             case openai.APITimeoutError():
-                return f"{self.base_url} did not answer in time; try again, or look at the server"
+                return f"{self._shown} did not answer in time; try again, or look at the server"
             case openai.APIConnectionError():
-                return f"{self.base_url} cannot be reached; start the server, or check the address"
+                return f"{self._shown} cannot be reached; start the server, or check the address"
             case openai.AuthenticationError() | openai.PermissionDeniedError():
-                return f"{self.base_url} refused the key; set OPENAI_API_KEY to a valid one"
+                return f"{self._shown} refused the key; set OPENAI_API_KEY to a valid one"
             case openai.NotFoundError():
-                return (
-                    f"{self.base_url} has no model {self._model!r}; give one it serves: {self.base_url}#NAME"
-                )
+                return f"{self._shown} has no model {self._model!r}; give one it serves: {self._shown}#NAME"
             case openai.APIStatusError():
-                return f"{self.base_url} answered with status {error.status_code}: {one_line(error)}"
-        return f"{self.base_url} could not answer: {one_line(error)}"
+                return f"{self._shown} answered with status {error.status_code}: {one_line(error)}"
+        return f"{self._shown} could not answer: {one_line(error)}"

@@ -149,7 +149,7 @@ def _messages(value: Any) -> list[Message]:
     """System messages joined at the front, and turns of one role in a row joined; the user speaks last."""
     if not isinstance(value, list) or not value:
         raise Refused("messages must be a list of at least one message", param="messages")
-    turns = [_message(message, f"messages[{index}]") for index, message in enumerate(value)]
+    turns = [read_message(message, f"messages[{index}]") for index, message in enumerate(value)]
     merged: list[Message] = []
     for turn in sorted(turns, key=lambda turn: turn["role"] != "system"):
         if merged and merged[-1]["role"] == turn["role"]:
@@ -169,7 +169,7 @@ def _joined(first: Message, second: Message) -> Message:
     return user(text, images) if images else {"role": first["role"], "content": text}
 
 
-def _message(message: Any, place: str) -> Message:
+def read_message(message: Any, place: str) -> Message:
     if not isinstance(message, dict):
         raise Refused(f"{place} must be an object with role and content", param=place)
     role = message.get("role")

@@ -4,6 +4,7 @@ Knows no framework; a backend is opened only when an engine starts.
 """
 
 import os
+import re
 import sys
 import threading
 import time
@@ -15,11 +16,22 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from assistant.backends import Backend, Notice, Sampling, Shared, default_model, open_backend
+from assistant.backends import (
+    Backend,
+    Notice,
+    Sampling,
+    Shared,
+    default_model,
+    open_backend,
+    without_login,
+)
 from assistant.backends.pump import HEARTBEAT_S
 from assistant.conversations import Message
 from assistant.settings import REPOSITORY, SETTINGS_FILE, load_toml, one_line
 from assistant.web.line import Line
+
+# What stands before the last name of a path: "/home/ada/" of "/home/ada/models", but nothing of an address.
+FOLDERS = r"(?<![\w/:…])(?:~|\.\.?)?/(?:[^\s/:;,'\"()]+/)+"
 
 
 class Engine:
@@ -62,7 +74,8 @@ class Engine:
         """The model as a visitor may read it: no address, and no folder above the repository."""
         if "://" in self.model:
             return self.name
-        return self.model.removeprefix(f"{REPOSITORY}/")
+        inside = self.model.removeprefix(f"{REPOSITORY}/")
+        return Path(self.model).name if Path(inside).is_absolute() else inside
 
     def stream(
         self, messages: list[Message], sampling: Sampling, client: str = ""
@@ -70,13 +83,18 @@ class Engine:
         """As Backend.stream, after the model has loaded: pages and API in one line, first come, first served.
 
         `client` is the address of who asks. Raises Busy when too many wait or this client asked too often,
-        RuntimeError when the model could not be loaded.
+        RuntimeError when the model could not be loaded; no sentence of these tells a visitor where it lies.
         """
         with self.line.enter(client):
-            if self.backend and not self._early:
-                yield from self.backend.stream(messages, sampling)
-            else:
-                yield from self._stream_early(messages, sampling)
+            try:
+                if self.backend and not self._early:
+                    yield from self.backend.stream(messages, sampling)
+                else:
+                    yield from self._stream_early(messages, sampling)
+            except ValueError as error:
+                raise ValueError(for_visitors(one_line(error), self.model)) from None
+            except (RuntimeError, OSError) as error:
+                raise RuntimeError(for_visitors(one_line(error), self.model)) from None
 
     def _stream_early(self, messages: list[Message], sampling: Sampling) -> Generator[str, None, None]:
         ticket = object()
@@ -100,7 +118,7 @@ class Engine:
         try:
             return default_model()
         except RuntimeError as error:
-            self.error = one_line(error)
+            self.error = for_visitors(one_line(error))
             return ""
 
     def _is_on_zero_gpu(self) -> bool:
@@ -120,10 +138,11 @@ class Engine:
         try:
             self.backend = self._open()
         except (ValueError, RuntimeError, OSError) as error:
-            self.error = one_line(error)
-            print(f"error: {self.error}", file=sys.stderr)
+            self.error = for_visitors(one_line(error), self.model)
+            print(f"error: {without_login(one_line(error))}", file=sys.stderr)
         except Exception as error:
-            self.error = f"{self.model} cannot be loaded ({type(error).__name__}: {one_line(error)})"
+            sentence = f"{self.model} cannot be loaded ({type(error).__name__}: {one_line(error)})"
+            self.error = for_visitors(sentence, self.model)
             traceback.print_exc()
 
 
@@ -131,6 +150,13 @@ class Engine:
 def the_engine() -> Engine:
     """The one engine of this process, however many pages and people there are."""
     return Engine()
+
+
+def for_visitors(sentence: str, model: str = "") -> str:
+    """The sentence without logins in addresses, nor the folders in which what it speaks of lies."""
+    for folder in (REPOSITORY, Path(model).parent if model.startswith("/") else REPOSITORY, Path.home()):
+        sentence = sentence.replace(f"{folder}/", "")
+    return re.sub(FOLDERS, "", without_login(sentence))
 
 
 def assistant_name(model: str) -> str:

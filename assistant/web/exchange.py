@@ -91,7 +91,8 @@ def _turn_from(message: dict[str, Any]) -> Turn:
     """The message with those values beside it that have the right type; others are left out."""
     turn = {"role": message["role"], "content": message["content"]}
     turn |= {key: message[key] for key, kind in BESIDE.items() if isinstance(message.get(key), kind)}
-    given = message.get("figures") if isinstance(message.get("figures"), dict) else {}
+    figures = message.get("figures")
+    given = figures if isinstance(figures, dict) else {}
     if figures := {key: given[key] for key in FIGURES if is_figure(given.get(key))}:
         turn["figures"] = figures
     return cast(Turn, turn)

@@ -5,7 +5,8 @@ from typing import Any
 
 import gradio as gr
 
-from assistant.web import Shown, answer, conversation, sampling_from
+from assistant.web import Shown, answer
+from assistant.web.asking import Refused
 from assistant.web.chats import RUNNING, ask, ask_again, rate, reply
 from assistant.web.gradio_messages import drawn, plain_text, turn_at, turn_of
 from assistant.web.gradio_parts import (
@@ -22,6 +23,7 @@ from assistant.web.gradio_parts import (
 )
 from assistant.web.gradio_shelf import Widgets, box_at_rest, build_shelf, titles, wire_arrival, wire_shelf
 from assistant.web.store import Chat
+from assistant.web.talk import read_sampling, read_talk
 
 AT_ONCE = 64  # the engine has its own line, and says how long it is
 ASKING: dict[str, Any] = PRIVATE | {"concurrency_limit": AT_ONCE, "concurrency_id": "chat"}
@@ -187,14 +189,13 @@ def chat_api(parts: Parts) -> Any:
         history: list[dict[str, str]] | None = None,
         request: gr.Request | None = None,
     ) -> Generator[str, None, None]:
-        turns: list[Any] = [*(history or []), {"role": "user", "content": message}]
-        shown = Shown()
-        for shown in answer(
-            parts.engines.own,
-            conversation(turns, system_prompt),
-            sampling_from(temperature, top_p, max_new_tokens),
-            texts_for(request),
-        ):
+        try:
+            messages = read_talk(message, history, system_prompt)
+            sampling = read_sampling(temperature, top_p, max_new_tokens)
+        except Refused as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        shown, client = Shown(), request.client.host if request and request.client else ""
+        for shown in answer(parts.engines.own, messages, sampling, texts_for(request), client):
             yield shown.text
         if shown.failed:
             raise gr.Error(shown.note, print_exception=False)

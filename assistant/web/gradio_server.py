@@ -12,7 +12,7 @@ from assistant.web import the_engine
 from assistant.web.api import routes
 from assistant.web.gradio_head import EarlyHead, page_head
 from assistant.web.gradio_page import LOOK, build_page, translations
-from assistant.web.guard import Access, Guard, notes
+from assistant.web.guard import Access, doors, notes
 from assistant.web.line import is_loopback
 from assistant.web.texts import fixed_language
 
@@ -35,7 +35,7 @@ def launch_settings(access: Access, address: str, port: int) -> dict[str, Any]:
     user, _, password = access.login.partition(":")
     for note in notes(access, address):
         print(f"note: {note}", file=sys.stderr)
-    guard = Middleware(Guard, only_local=is_loopback(address))  # Gradio asks for the login itself
+    guard = doors(access, only_local=is_loopback(address))  # Gradio asks for the login itself
     head = Middleware(EarlyHead, head=page_head())
     return {
         "server_name": address,
@@ -54,7 +54,7 @@ def launch_settings(access: Access, address: str, port: int) -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         **LOOK,
         "i18n": gr.I18n(**translations(the_engine())) if fixed_language() is None else None,
-        "app_kwargs": {"middleware": [guard, head], "routes": routes(the_engine(), access)},
+        "app_kwargs": {"middleware": [*guard, head], "routes": routes(the_engine(), access)},
     }
 
 

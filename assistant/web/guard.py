@@ -6,10 +6,11 @@ import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,25 +24,30 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
 }
 COOKIE = "assistant-login"
-# The API asks for a key or the login itself; the others say only that the server is up.
-WITHOUT_LOGIN = ("/v1/", "/health", "/_stcore/health")
+API = "/v1/"  # asks for a key or the login itself
+IS_UP = ("/health", "/_stcore/health")  # say only that, to everyone
 
 
 @dataclass(frozen=True)
 class Access:
     """Who may come in and how much one may ask."""
 
-    login: str = ""
+    login: str = field(default="", repr=False)
     """user:password; empty: everyone who reaches the page."""
     api_key: str = field(default="", repr=False)
     """Bearer key of the API; empty: as the page."""
     per_minute: int = 30
     """Questions of one client that is not on this machine; 0: no limit."""
     most_waiting: int = MOST_WAITING
+    proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies that are believed whom they speak for."""
 
 
 def access_from(environment: Mapping[str, str]) -> Access:
-    """ASSISTANT_LOGIN, _API_KEY, _PER_MINUTE, _MOST_WAITING. Raises ValueError for what they cannot mean."""
+    """ASSISTANT_LOGIN, _API_KEY, _PER_MINUTE, _MOST_WAITING and FORWARDED_ALLOW_IPS, which is uvicorn's.
+
+    Raises ValueError for what they cannot mean.
+    """
     login = environment.get("ASSISTANT_LOGIN", "")
     user, _, password = login.partition(":")
     if login and not (user and password):
@@ -51,6 +57,7 @@ def access_from(environment: Mapping[str, str]) -> Access:
         environment.get("ASSISTANT_API_KEY", "").strip(),
         _count(environment, "ASSISTANT_PER_MINUTE", Access.per_minute),
         _count(environment, "ASSISTANT_MOST_WAITING", MOST_WAITING),
+        tuple(environment.get("FORWARDED_ALLOW_IPS", "").replace(",", " ").split()),
     )
 
 
@@ -76,6 +83,18 @@ def notes(access: Access, address: str) -> list[str]:
     return said
 
 
+def doors(access: Access, *, only_local: bool, login: str = "") -> list[Middleware]:
+    """What stands before a page: who comes through a trusted proxy gets the own address, then the guard.
+
+    Streamlit's server has read uvicorn's FORWARDED_ALLOW_IPS before a deploy file could set it.
+    """
+    from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+    trusted = "*" if "*" in access.proxies else list(access.proxies)
+    before = [Middleware(ProxyHeadersMiddleware, trusted_hosts=trusted)] if trusted else []
+    return [*before, Middleware(Guard, only_local=only_local, login=login)]
+
+
 @dataclass
 class Guard:
     """ASGI middleware. With `only_local`, other machines and foreign Host names (DNS rebinding) get 403.
@@ -86,8 +105,8 @@ class Guard:
 
     app: ASGIApp
     only_local: bool = True
-    login: str = ""
-    token: str = field(default_factory=secrets.token_urlsafe)
+    login: str = field(default="", repr=False)
+    token: str = field(default_factory=secrets.token_urlsafe, repr=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -96,7 +115,8 @@ class Guard:
             sentence = "This page answers only its own machine; start it with a server address to open it."
             return await refuse(PlainTextResponse(sentence, 403), scope, receive, send)
         headers = Headers(scope=scope)
-        is_asked = self.login and not scope["path"].startswith(WITHOUT_LOGIN)
+        path = scope["path"]
+        is_asked = self.login and not path.startswith(API) and path not in IS_UP
         has_login = is_login(headers.get("authorization", ""), self.login)
         if is_asked and not has_login and not self._has_cookie(headers.get("cookie", "")):
             ask = {"WWW-Authenticate": 'Basic realm="assistant", charset="UTF-8"'}
@@ -115,11 +135,7 @@ class Guard:
         await self.app(scope, receive, send_with_headers)
 
     def _has_cookie(self, header: str) -> bool:
-        try:
-            found = SimpleCookie(header).get(COOKIE)
-        except CookieError:
-            return False
-        return found is not None and is_same(found.value, self.token)
+        return is_same(cookie_parser(header).get(COOKIE, ""), self.token)
 
 
 async def refuse(response: Response, scope: Scope, receive: Receive, send: Send) -> None:

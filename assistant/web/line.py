@@ -4,7 +4,7 @@ import ipaddress
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -29,13 +29,18 @@ class Busy(RuntimeError):
 class Line:
     """At most `most_waiting` behind the answer that is written, and `per_minute` questions of one client.
 
-    0 questions a minute means no limit; a client on this machine has none either.
+    0 questions a minute means no limit; a client on this machine has none either, and nor has a trusted
+    one of `proxies`, addresses and networks: what a proxy does not say whom it asks for is of many visitors.
     """
 
     def __init__(
-        self, most_waiting: int = MOST_WAITING, per_minute: int = 0, now: Callable[[], float] = time.monotonic
+        self,
+        most_waiting: int = MOST_WAITING,
+        per_minute: int = 0,
+        now: Callable[[], float] = time.monotonic,
+        proxies: Sequence[str] = (),
     ) -> None:
-        self.most_waiting, self.per_minute = most_waiting, per_minute
+        self.most_waiting, self.per_minute, self.proxies = most_waiting, per_minute, proxies
         self._now, self._lock = now, threading.Lock()
         self._inside = 0
         self._asked: dict[str, deque[float]] = {}
@@ -56,7 +61,7 @@ class Line:
 
     def _note(self, client: str) -> None:
         """Raises Busy when `client` asked `per_minute` times within the last minute."""
-        if not self.per_minute or not client or is_loopback(client):
+        if not self.per_minute or not client or is_loopback(client) or is_one_of(client, self.proxies):
             return
         now = self._now()
         times = self._asked.setdefault(network_of(client), deque())
@@ -80,6 +85,18 @@ def is_loopback(address: str) -> bool:
         return address == "localhost"
     mapped = getattr(found, "ipv4_mapped", None)
     return bool((mapped or found).is_loopback)
+
+
+def is_one_of(address: str, networks: Iterable[str]) -> bool:
+    """Whether an address is one of these, or in one of these networks; what is neither counts for nothing."""
+    return any(address == network or _is_in(address, network) for network in networks)
+
+
+def _is_in(address: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
 
 
 def network_of(address: str) -> str:
