@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -137,6 +138,26 @@ def _float32_base(base_folder: Path, adapter: Path) -> Any:
         return model_class(is_llava(base_folder)).from_pretrained(
             str(base_folder), dtype=torch.float32, trust_remote_code=False
         )
+
+
+def quantization_note(adapter: Path) -> str:
+    """A sentence when nothing says how the base was stored while `adapter` was trained; else empty.
+
+    PEFT writes it into README.md, train.py into settings.toml; an adapter of XTuner says nothing.
+    """
+    if "run" in load_settings(adapter):
+        return ""
+    readme = adapter / "README.md"
+    bits = readme.is_file() and re.search(r"load_in_([48])bit: True", readme.read_text(encoding="utf-8"))
+    known = (
+        f"README.md says that its base had {bits[1]} bits"
+        if bits
+        else "nothing says that its base was quantized"
+    )
+    return (
+        f"{adapter} has no settings.toml of train.py, and {known}: it is merged into the base as it is; if "
+        "it was trained on one in 4 bits, give the whole folder that train.py wrote"
+    )
 
 
 def logits_of(chat: ChatModel, probes: list[list[Message]]) -> list[torch.Tensor]:

@@ -12,7 +12,7 @@ import tyro
 
 from assistant.judge import identity_of, judge_identity
 from assistant.loading import is_adapter
-from assistant.merging import merge
+from assistant.merging import merge, quantization_note
 from assistant.scorecard import built_in_probes
 from assistant.settings import check_replaceable, load_settings, plain_values, run_command
 
@@ -40,6 +40,8 @@ def main(settings: Settings) -> None:
     made_by = load_settings(settings.adapter)
     asked = [probe["messages"] for probe in built_in_probes() if probe["kind"] == "identity"][:ASKED]
     identity = identity_of(made_by["card"]) if "card" in made_by else None
+    if note := quantization_note(settings.adapter):
+        print(f"note: {note}", file=sys.stderr)
     proof = merge(
         settings.adapter,
         settings.out,
