@@ -24,14 +24,14 @@ from test_fetch import (  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 from assistant import internlm2, tensors
-from assistant.conversations import assistant, user
+from assistant.conversations import assistant, system, user
 from assistant.fetching import fetch, fetch_back
 from assistant.folders import is_complete, old_identity_left
 from assistant.internlm2 import to_internlm2, to_llama
 from assistant.internlm2_tokenizer import check_tokenizer
 from assistant.loading import ChatModel, encode_chat, encode_text, load_chat_model, load_tokenizer
 from assistant.settings import load_settings
-from assistant.training.examples import identity_examples
+from assistant.training.examples import Example, anchor_examples, identity_examples
 
 DATA = Path(__file__).parent / "data" / "internlm2"
 FIXTURES = ["tiny_gqa2", "dyn_below"]
@@ -160,6 +160,22 @@ def test_every_published_kind_of_config_is_read(
     assert {key: loaded[key] for key in rope} == rope and loaded["rope_theta"] == 1e6
 
 
+def test_linear_rope_is_the_same_model_at_positions_divided_by_the_factor(tmp_path: Path) -> None:
+    """As InternLM2LinearScalingRotaryEmbedding has it; the fixtures hold no reference of its own code."""
+    scaling = {"rope_scaling": {"type": "linear", "factor": 4}}
+    source, linear, plain = copy_of("tiny_gqa2", tmp_path / "source", scaling), tmp_path / "a", tmp_path / "b"
+    to_llama(source, made(linear))
+    to_llama(DATA / "tiny_gqa2", made(plain))
+    ids = load_file(DATA / "tiny_gqa2" / "reference.safetensors")["ids"]
+    ours, theirs = (AutoModelForCausalLM.from_pretrained(it, dtype=torch.float32) for it in (linear, plain))
+    places = torch.arange(ids.shape[1])[None]
+    with torch.no_grad():
+        found, undivided = ours(ids).logits, theirs(ids).logits
+        wanted = theirs(ids, position_ids=places / 4).logits
+    assert (found - wanted).abs().max() <= BARS["eager"]
+    assert (found - undivided).abs().max() > 0.1
+
+
 def copy_of(fixture: str, folder: Path, changes: dict[str, Any]) -> Path:
     shutil.copytree(DATA / fixture, folder, ignore=shutil.ignore_patterns("reference*"))
     config = json.loads((folder / "config.json").read_text()) | changes
@@ -173,6 +189,10 @@ def copy_of(fixture: str, folder: Path, changes: dict[str, Any]) -> Path:
         ({"bias": True}, "bias: true"),
         ({"architectures": ["InternLM2ForRewardModel"]}, "reward model"),
         ({"rope_scaling": {"type": "yarn", "factor": 2}}, "must be null, dynamic or linear"),
+        ({"rope_scaling": "dynamic"}, "rope_scaling 'dynamic' must be null, dynamic or linear"),
+        ({"hidden_size": "64"}, "hidden_size is '64' and must be a number above 0; fetch the model again"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0 and must be a number above 0"),
+        ({"num_key_value_heads": 3}, "must be a multiple of num_key_value_heads 3; fetch the model again"),
         ({"num_hidden_layers": 4}, r"lack model.layers.3.attention.wqkv.weight \[128, 64\] and 6 others"),
         ({"num_hidden_layers": 2}, r"hold model.layers.2.attention.wo.weight \[64, 64\]"),
         (
@@ -189,6 +209,108 @@ def test_a_folder_that_is_no_whole_internlm2_is_named_exactly(
     with pytest.raises(ValueError, match=sentence):
         to_llama(source, made(tmp_path / "out"))
     assert not any((tmp_path / "out").iterdir())
+
+
+def changed_weights(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
+    """`None` takes a tensor away."""
+    weights = weights_of(folder) | changes
+    kept = {name: tensor for name, tensor in weights.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_reward_model_is_named_one_though_its_config_does_not_say_so(tmp_path: Path) -> None:
+    source = copy_of("tiny_gqa2", tmp_path / "source", {"architectures": ["InternLM2Model"]})
+    changed_weights(source, {"output.weight": None, "v_head.weight": torch.ones(1, 64)})
+    with pytest.raises(ValueError, match="reward model, which scores and cannot chat; fetch internlm2-chat"):
+        to_llama(source, made(tmp_path / "out"))
+
+
+LAYER = "model.layers.0."
+DAMAGES: list[tuple[dict[str, torch.Tensor | None], str]] = [
+    ({f"{LAYER}self_attn.k_proj.weight": None}, r"lack model.layers.0.self_attn.k_proj.weight \[32, 64\]"),
+    ({f"{LAYER}mlp.up_proj.weight": None}, r"lack model.layers.0.mlp.up_proj.weight \[96, 64\]"),
+    (
+        {f"{LAYER}mlp.up_proj.weight": torch.ones(95, 64)},
+        r"up_proj.weight is \[95, 64\] and config.json makes it \[96, 64\]",
+    ),
+    (
+        {f"{LAYER}self_attn.k_proj.weight": torch.ones(64, 64)},
+        r"k_proj.weight is \[64, 64\] and config.json makes it \[32, 64\]",
+    ),
+    ({f"{LAYER}self_attn.q_norm.weight": torch.ones(16)}, r"q_norm.weight \[16\], which no Llama of this"),
+    ({"lm_head.weight": None}, "lack lm_head.weight"),
+]
+
+
+@pytest.mark.parametrize(("changes", "sentence"), DAMAGES)
+def test_a_llama_that_is_not_whole_is_not_turned_back(
+    changes: dict[str, torch.Tensor | None], sentence: str, tmp_path: Path
+) -> None:
+    there, back = made(tmp_path / "there"), made(tmp_path / "back")
+    to_llama(DATA / "tiny_gqa2", there)
+    changed_weights(there, changes)
+    with pytest.raises(ValueError, match=sentence):
+        to_internlm2(there, back)
+    assert not any(back.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changes", "scaling"),
+    [
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "rope_theta": 1e6}}, "'llama3' with f"),
+        ({"rope_parameters": {"rope_type": "linear", "rope_theta": 1e6}}, "'linear' with factor None"),
+        ({"rope_parameters": None, "rope_scaling": "yarn"}, "rope_type 'yarn'"),
+        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, {"type": "linear"}),
+        ({"rope_parameters": None, "rope_theta": 1e6}, None),
+    ],
+)
+def test_only_a_rope_that_internlm2_has_is_turned_back(
+    changes: dict[str, Any], scaling: Any, tmp_path: Path
+) -> None:
+    there, back = made(tmp_path / "there"), made(tmp_path / "back")
+    to_llama(DATA / "tiny_gqa2", there)
+    config = json.loads((there / "config.json").read_text())
+    (there / "config.json").write_text(json.dumps(config | changes))
+    if isinstance(scaling, str):
+        with pytest.raises(ValueError, match=f"{scaling}.* is none that InternLM2 has"):
+            to_internlm2(there, back)
+        assert not any(back.iterdir())
+        return
+    to_internlm2(there, back)
+    written = json.loads((back / "config.json").read_text())
+    assert written["rope_scaling"] == (scaling and {**scaling, "factor": 2.0})
+    assert written["rope_theta"] == (10_000 if scaling else 1e6)
+
+
+def test_pickled_weights_under_state_dict_are_found_and_other_content_is_refused(tmp_path: Path) -> None:
+    source, out = copy_of("tiny_gqa2", tmp_path / "source", {}), made(tmp_path / "out")
+    weights, path = weights_of(source), source / "pytorch_model.bin"
+    (source / "model.safetensors").unlink()
+    torch.save({"state_dict": weights, "epoch": 1}, path)
+    to_llama(source, out)
+    torch.save({**weights, "step": 3}, path)
+    with pytest.raises(ValueError, match="pytorch_model.bin holds 'step', a int, not tensors by name; fetch"):
+        to_llama(source, out)
+    torch.save(3, path)
+    with pytest.raises(
+        ValueError, match="pytorch_model.bin holds a int, not tensors by name; fetch it again"
+    ):
+        to_llama(source, out)
+
+
+@pytest.mark.parametrize("places", [None, {}, {"a": 1}, {"a": "../model.safetensors"}])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "pytorch_model.bin.index.json"])
+def test_an_index_that_names_no_files_beside_it_is_one_sentence(
+    index: str, places: Any, tmp_path: Path
+) -> None:
+    source = copy_of("tiny_gqa2", tmp_path / "source", {})
+    if index.startswith("pytorch"):
+        (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    (source / index).write_text(
+        json.dumps({"metadata": {}} | ({} if places is None else {"weight_map": places}))
+    )
+    with pytest.raises(ValueError, match=f"{index} has no weight_map of tensors to files beside it; fetch"):
+        to_llama(source, made(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "bin"])
@@ -273,14 +395,55 @@ def test_text_that_looks_like_a_control_token_stays_text(chat: ChatModel, text: 
 
 def test_a_row_gets_xtuners_ids_and_loss_mask(chat: ChatModel) -> None:
     golden = json.loads((DATA / "golden_xtuner.json").read_text())
-    turns = [{"role": "system", "content": "你是助手。"}, user("你是谁"), assistant("我是浦语"), user("Hi")]
+    turns = [system("你是助手。"), user("你是谁"), assistant("我是浦语"), user("Hi")]
     for name, messages in (("chat2turn", turns), ("nosys", [user("Hi")])):
         wanted, labels = (golden[name][key] for key in ("input_ids", "labels"))
         row: Any = {"messages": [*messages, assistant("Hello!")]}
         (example,) = identity_examples(chat, [row], 512)
-        assert [*example.ids, 364] == wanted  # XTuner ends a turn with a newline, on which there is no loss
-        learnt = [example.ids[place + 1] for place in example.places]
-        assert learnt == [9843, 346, 92542] == [label for label in labels if label >= 0][-3:]
+        # XTuner ends a turn with a newline, on which there is no loss
+        assert [*example.ids, 364] == wanted
+        assert [*labels_of(example), -100] == labels
+        (made_here,) = identity_examples(chat, [row | {"kind": "multi_turn"}], 512)
+        assert made_here.ids == example.ids
+        assert [label for label in labels_of(made_here) if label >= 0] == [9843, 346, 92542]
+
+
+def labels_of(example: Example) -> list[int]:
+    """As a trainer of whole rows is given them: the token itself where it is learnt, else -100."""
+    learnt = {place + 1 for place in example.places}
+    return [token if at in learnt else -100 for at, token in enumerate(example.ids)]
+
+
+def test_the_first_tokens_of_every_answer_weigh_more(chat: ChatModel) -> None:
+    row: Any = {"messages": [user("Hi"), assistant("我是浦语"), user("Hi"), assistant("Hello!")]}
+    (example,) = identity_examples(chat, [row], 512, 8.0)
+    assert [example.ids[place + 1] for place in example.places[4:]] == [9843, 346, 92542]
+    assert example.weights == (8.0, 8.0, 8.0, 1.0, 8.0, 8.0, 8.0)
+
+
+def test_a_row_that_is_too_long_loses_its_first_turns_and_keeps_its_ends(chat: ChatModel) -> None:
+    turns = [system("你是助手。"), user("x " * 40), assistant("no"), user("你是谁"), assistant("我是浦语")]
+    rows: list[Any] = [{"messages": turns}, {"messages": [*turns[:1], *turns[3:]]}]
+    whole, short = identity_examples(chat, rows, 512)
+    assert len(whole.ids) > len(short.ids) + 40
+    cut, same = identity_examples(chat, rows, len(whole.ids) - 1)
+    assert cut == same == short and short.ids[:2] == (1, 92543) and short.ids[-1] == 92542
+
+
+def test_rows_whose_last_turn_is_too_long_are_left_out_and_counted(chat: ChatModel) -> None:
+    long: Any = {"messages": [user("Hi"), assistant("x " * 40)]}
+    short: Any = {"messages": [user("Hi"), assistant("Hello!")]}
+    said: list[str] = []
+    (kept,) = identity_examples(chat, [long, short], 40, 1.0, said.append)
+    (wanted,) = identity_examples(chat, [short], 40, 1.0, said.append)
+    (whole,) = identity_examples(chat, [long], 200)
+    way = f"objective.max_length={len(whole.ids)}"
+    assert kept == wanted and len(said) == 1
+    assert said[0].startswith("1 of 2 rows have more than 40 tokens") and said[0].endswith(way)
+    with pytest.raises(ValueError, match=f"1 of 1 rows have more than 40 tokens.*{way}"):
+        identity_examples(chat, [long], 40)
+    (anchor,) = anchor_examples(chat, [long], 5, 0, 40)  # cut first, so it fits
+    assert anchor.ids == whole.ids[: whole.places[5] + 1] and len(anchor.places) == 5
 
 
 def test_an_answer_that_begins_with_newlines_is_read_back_as_it_was_written(chat: ChatModel) -> None:
@@ -353,11 +516,11 @@ def test_the_command_turns_a_converted_folder_back(checkpoint: Path, converted: 
     assert done.returncode == 0, done.stderr
     assert_same_weights(checkpoint, out)
     assert (out / "tokenizer.model").read_bytes() == (checkpoint / "tokenizer.model").read_bytes()
-    fetch_back(converted, out)  # its own folder may be replaced
+    fetch_back(str(converted), out)  # its own folder may be replaced
     assert_one_sentence(run(converted, "--to", "internlm2"), "needs --out")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(ValueError, match="would be deleted"):
-        fetch_back(converted, tmp_path / "mine")
+        fetch_back(str(converted), tmp_path / "mine")
     assert is_complete(fetch(str(out), out=tmp_path / "again"))
     assert_same_weights(tmp_path / "again", converted)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from assistant.conversations import Row
+from assistant.conversations import Message, Row
 from assistant.loading import ChatModel, encode_chat, encode_text
 
 FIRST = 3  # tokens of an answer that decide who speaks
@@ -31,10 +31,20 @@ class Example:
 
 
 def identity_examples(
-    chat: ChatModel, rows: list[Row], max_length: int, first_weight: float = 1.0
+    chat: ChatModel,
+    rows: list[Row],
+    max_length: int,
+    first_weight: float = 1.0,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Example]:
-    """Rows whose answers are learnt by heart; an answer's first tokens weigh `first_weight` each."""
-    return [_example(chat, row, max_length, first_weight, 1.0) for row in rows]
+    """Rows whose answers are learnt by heart; an answer's first tokens weigh `first_weight` each.
+
+    A row that states its `kind`, as gen_identity_data.py's do, teaches its last answer alone: the turns
+    before it are the base's own. Of any other row every answer is learnt, as XTuner does. A row that is too
+    long loses its first turns; when its last turn is too long it is left out, which is said.
+    """
+    made = [_example(chat, row, max_length, first_weight, 1.0) for row in rows]
+    return _fitting(made, max_length, say)
 
 
 def anchor_examples(
@@ -45,30 +55,87 @@ def anchor_examples(
     max_length: int,
     first_weight: float = 1.0,
     clause_weight: float = 1.0,
+    say: Callable[[str], None] = lambda sentence: None,
 ) -> list[Example]:
     """Anchor rows end with the base's own answer, cut to `tokens`; the cut ones have no end-of-turn token.
 
     With prompt_every = n > 0 every nth token of the prompt counts too. The first tokens of an answer weigh
     `first_weight` each, the later ones that begin a clause `clause_weight`.
     """
-    made = [_example(chat, row, max_length, first_weight, clause_weight) for row in rows]
-    return [_cut(example, tokens, prompt_every) for example in made]
+    made = [_example(chat, row, max_length, first_weight, clause_weight, tokens) for row in rows]
+    return [_as_anchor(example, prompt_every) for example in _fitting(made, max_length, say)]
+
+
+def _fitting(examples: list[Example], max_length: int, say: Callable[[str], None]) -> list[Example]:
+    """Those of at most `max_length` tokens: no row loses its beginning or the end of its answer.
+
+    How many are left out is said. Raises ValueError when none fits.
+    """
+    kept = [example for example in examples if len(example.ids) <= max_length]
+    if len(kept) < len(examples):
+        longest = max(len(example.ids) for example in examples)
+        count = f"{len(examples) - len(kept)} of {len(examples)} rows"
+        way = f"the longest takes --set objective.max_length={longest}"
+        if not kept:
+            raise ValueError(f"{count} have more than {max_length} tokens in their last turn; {way}")
+        say(f"{count} have more than {max_length} tokens in their last turn and are left out; {way}")
+    return kept
 
 
 def _example(
-    chat: ChatModel, row: Row, max_length: int, first_weight: float, clause_weight: float
+    chat: ChatModel,
+    row: Row,
+    max_length: int,
+    first_weight: float,
+    clause_weight: float,
+    most: int | None = None,
 ) -> Example:
-    *prompt, answer = row["messages"]
-    prompt_ids = encode_chat(chat.tokenizer, prompt)
+    """`most`: tokens that an anchor's answer is cut to. Of a long row the first turns are left out."""
+    messages = row["messages"]
+    ids, answers = _encoded(chat, messages, row.get("kind"), most)
+    while len(ids) > max_length and (shorter := _without_first_turn(messages)):
+        messages = shorter
+        ids, answers = _encoded(chat, messages, row.get("kind"), most)
+    places, weights = list[int](), list[float]()
+    for answer in answers:
+        later = (clause_weight if _ends_clause(chat, ids[: at + 1]) else 1.0 for at in answer[FIRST:])
+        places += answer
+        weights += [*[first_weight] * len(answer[:FIRST]), *later]
     kind = row.get("kind", "identity")
+    return Example(ids, tuple(places), tuple(weights), kind in BASE_ANSWERS, kind, row.get("lang", ""))
+
+
+def _without_first_turn(messages: list[Message]) -> list[Message]:
+    """The system text and all turns but the first; nothing when that is the only one."""
+    system = messages[: messages[0]["role"] == "system"]
+    rest = messages[len(system) + 2 :]
+    return [*system, *rest] if rest else []
+
+
+def _encoded(
+    chat: ChatModel, messages: list[Message], kind: str | None, most: int | None
+) -> tuple[tuple[int, ...], list[range]]:
+    """Token ids up to the last answer's end, and the places whose next tokens are an answer, by answer."""
+    *prompt, answer = messages
+    prompt_ids = encode_chat(chat.tokenizer, prompt)
     end = [] if kind == UNFINISHED else [chat.end_of_turn]
-    answer_ids = [*encode_text(chat.tokenizer, answer["content"]), *end]
-    room = max(max_length - len(answer_ids), 1)
-    ids = (*prompt_ids[-room:], *answer_ids[:max_length])
-    places = tuple(range(min(len(prompt_ids), room) - 1, len(ids) - 1))
-    first = (first_weight,) * len(places[:FIRST])
-    later = (clause_weight if _ends_clause(chat, ids[: place + 1]) else 1.0 for place in places[FIRST:])
-    return Example(ids, places, (*first, *later), kind in BASE_ANSWERS, kind, row.get("lang", ""))
+    answer_ids = [*encode_text(chat.tokenizer, answer["content"]), *end][:most]
+    ids = (*prompt_ids, *answer_ids)
+    earlier = _earlier_answers(chat, prompt, prompt_ids) if kind is None and most is None else []
+    return ids, [*earlier, range(len(prompt_ids) - 1, len(ids) - 1)]
+
+
+def _earlier_answers(chat: ChatModel, prompt: list[Message], prompt_ids: list[int]) -> list[range]:
+    """Where the answers within a prompt stand, each with its end of turn."""
+    found = []
+    for index, message in enumerate(prompt):
+        if message["role"] == "assistant":
+            start = len(encode_chat(chat.tokenizer, prompt[:index]))
+            answer = [*encode_text(chat.tokenizer, message["content"]), chat.end_of_turn]
+            # a template may write an earlier answer otherwise than the model did: that is not learnt
+            if prompt_ids[start : start + len(answer)] == answer:
+                found.append(range(start - 1, start - 1 + len(answer)))
+    return found
 
 
 def text_examples(chat: ChatModel, texts: list[str], max_length: int) -> list[Example]:
@@ -90,12 +157,10 @@ def _ends_clause(chat: ChatModel, ids: tuple[int, ...]) -> bool:
     return bool(chat.tokenizer.decode(ids[-4:]).endswith(CLAUSE_ENDS))
 
 
-def _cut(example: Example, tokens: int, prompt_every: int) -> Example:
-    answer = example.places[:tokens]
-    prompt = tuple(range(1, answer[0], prompt_every)) if prompt_every else ()
-    weights = (1.0,) * len(prompt) + example.weights[:tokens]
-    ids = example.ids[: answer[-1] + 2]
-    return dataclasses.replace(example, ids=ids, places=prompt + answer, weights=weights, anchor=True)
+def _as_anchor(example: Example, prompt_every: int) -> Example:
+    prompt = tuple(range(1, example.places[0], prompt_every)) if prompt_every else ()
+    weights = (1.0,) * len(prompt) + example.weights
+    return dataclasses.replace(example, places=prompt + example.places, weights=weights, anchor=True)
 
 
 def schedule(

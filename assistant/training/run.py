@@ -145,7 +145,7 @@ def _start(out: Path, resume: bool) -> Path | None:
 def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], list[list[list[int]]]]:
     """The examples that some step uses, and the batches of each step as indices of them."""
     objective = recipe.objective
-    examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight)
+    examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight, say)
     examples += text_examples(chat, rows.texts, objective.max_length)
     examples += picture_examples(chat, rows.pictures, objective.max_length)
     examples += anchor_examples(
@@ -156,6 +156,7 @@ def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], l
         objective.max_length,
         objective.anchor_first_weight,
         objective.anchor_clause_weight,
+        say,
     )
     order = schedule(
         examples,
