@@ -8,17 +8,22 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from assistant.bundles.logins import Login, is_web
 from assistant.hosts.credentials import scrub
 
 OWN_OF_A_HOOK = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"}
 # The secret itself stays in the environment of git's own processes; this text is all that is ever written.
 HELPER = '!f() { echo "username=$PUBLISH_USER"; echo "password=$PUBLISH_TOKEN"; }; f'
+
+NOT_LET_IN = re.compile(
+    r"Authentication failed|could not read (Username|Password)|Authorization error|\b40[13]\b"
+)
 
 
 class Remote(str):
@@ -26,12 +31,6 @@ class Remote(str):
 
     def __repr__(self) -> str:
         return repr(re.sub(r"(?<=://)[^/@]+@", "***@", self))
-
-
-@dataclass(frozen=True)
-class Login:
-    user: str
-    token: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,8 @@ class Commit:
     removed: list[str]
     environment: dict[str, str]
     token: str = ""
+    help_text: str = ""
+    """Where a login is made, for one that does not let us in."""
 
 
 def check_remote(remote: str) -> None:
@@ -60,7 +61,9 @@ def check_remote(remote: str) -> None:
 
 
 @contextmanager
-def prepared(folder: Path, remote: str, branch: str, message: str, login: Login | None) -> Iterator[Commit]:
+def prepared(
+    folder: Path, remote: str, branch: str, message: str, login: Login | None, help_text: str = ""
+) -> Iterator[Commit]:
     """The commit of `folder` on top of the remote's branch, in a repository that is gone afterwards.
 
     It lies beside the folder: large files need its disk, and what a kill leaves is replaced by the next run.
@@ -71,7 +74,7 @@ def prepared(folder: Path, remote: str, branch: str, message: str, login: Login 
     try:
         token = login.token if login else ""
         environment = _environment(remote, folder, login)
-        commit = Commit(repository, remote, branch, False, [], environment, token)
+        commit = Commit(repository, remote, branch, False, [], environment, token, help_text)
         subprocess.run(["git", "init", "-q", f"--initial-branch={branch}", str(repository)], check=True)
         hooks = str(repository / ".git" / "hooks")  # not the user's own, should git be told to use those
         _run(commit, "config", "core.hooksPath", hooks)
@@ -92,7 +95,7 @@ def _environment(remote: str, folder: Path, login: Login | None) -> dict[str, st
     if not (sys.stdin and sys.stdin.isatty()):
         values["GIT_TERMINAL_PROMPT"] = "0"
     parts = urlsplit(remote)
-    if login and parts.scheme in ("http", "https"):
+    if login and is_web(remote):
         scope = f"credential.{parts.scheme}://{parts.netloc}.helper"
         settings = [(scope, ""), (scope, HELPER)]  # an empty one first: nobody else's helper is asked
         values |= {"PUBLISH_USER": login.user, "PUBLISH_TOKEN": login.token}
@@ -124,15 +127,7 @@ def _committed(commit: Commit, parent: str, message: str) -> Commit:
         commit, *author, "commit-tree", tree, *(("-p", parent) if parent else ()), "-m", message
     ).strip()
     _run(commit, "update-ref", f"refs/heads/{commit.branch}", new)
-    return Commit(
-        commit.repository,
-        commit.remote,
-        commit.branch,
-        True,
-        sorted(before - after),
-        commit.environment,
-        commit.token,
-    )
+    return replace(commit, is_new=True, removed=sorted(before - after))
 
 
 def _author(commit: Commit) -> tuple[str, ...]:
@@ -173,9 +168,10 @@ def _run(commit: Commit, *arguments: str, shown: bool = False) -> str:
         output, errors = process.communicate()
     if process.returncode:
         doing = next(word for word in arguments if not word.startswith("-") and "=" not in word)
-        raise RuntimeError(
-            f"git {doing} of {Remote(commit.remote)!r} failed: {_reason(errors, commit.token)}"
-        )
+        reason = _reason(errors, commit.token)
+        if commit.help_text and NOT_LET_IN.search(reason):
+            reason += f". {commit.help_text}"
+        raise RuntimeError(f"git {doing} of {Remote(commit.remote)!r} failed: {reason}")
     return output
 
 
@@ -199,29 +195,3 @@ def _reason(errors: str, token: str) -> str:
     if any("non-fast-forward" in line or "fetch first" in line for line in lines):
         told.append("the branch moved meanwhile: run the command again")
     return scrub("; ".join(filter(None, [*said, *told] or lines[-2:] or ["no reason given"])), token)[:600]
-
-
-def login_for(remote: str, environment: Mapping[str, str]) -> Login | None:
-    """User and token for the remote's own host, from the environment or the hub's store.
-
-    None leaves it to git: its credential helpers, or its prompt.
-    """
-    host = urlsplit(remote).hostname or ""
-    if host == "huggingface.co":
-        token, user = environment.get("HF_TOKEN", "").strip() or _stored_hub_token(), "user"
-    elif host.endswith("modelscope.cn"):
-        token, user = environment.get("MODELSCOPE_API_TOKEN", "").strip(), "oauth2"
-    elif host.endswith("openxlab.org.cn"):
-        token, user = (environment.get(f"OPENXLAB_{name}", "").strip() for name in ("TOKEN", "USERNAME"))
-    else:
-        token, user = (environment.get(f"PUBLISH_GIT_{name}", "").strip() for name in ("TOKEN", "USER"))
-    return Login(user, token) if token and user else None
-
-
-def _stored_hub_token() -> str:
-    """What `hf auth login` stored."""
-    try:
-        from huggingface_hub import get_token
-    except ModuleNotFoundError:
-        return ""
-    return get_token() or ""

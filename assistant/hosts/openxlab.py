@@ -10,20 +10,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from assistant.bundles.git import Login, check_remote, prepared, push
+from assistant.bundles.git import Commit, check_remote, prepared, push
+from assistant.bundles.lfs import outside_lfs, write_attributes
+from assistant.bundles.logins import Login
 from assistant.bundles.weights import link_or_copy
 from assistant.downloading import OPENXLAB
 from assistant.hosts.credentials import find_token, find_user, scrub
 from assistant.hosts.openxlab_sdk import METAFILE, register, write_metafile
 from assistant.hosts.parcel import described, files_of
-from assistant.settings import one_line, write_text
+from assistant.settings import one_line
 
 UNMAINTAINED = "OpenXLab has not been maintained since January 2025: best effort, and it may vanish"
 HELP = (
     "Make a Git access token with permission to write in the account settings at https://openxlab.org.cn, "
     "then set OPENXLAB_USERNAME and OPENXLAB_TOKEN"
 )
-PLAIN_BYTES = 1_000_000  # text above it goes through git-lfs as well
+PLAIN_MB = 1  # text above it goes through git-lfs as well, unless a bundle's own rules say else
+LARGEST_PLAIN_MB = 10
+METAFILES = (METAFILE, "metafile.yaml")
+KINDS = {"model": "model", "app": "page"}
 LINKS = {"model": "models", "app": "apps"}
 
 
@@ -43,6 +48,7 @@ def upload(repo: str, folder: Path, what: str, *, private: bool, say: Callable[[
         say(f"{remote}: sending {described(parcel, what)}")
         commit_of_it = prepared(parcel, remote, "main", "Published with little-assistant", login)
         with failures_in_words(repo, login.token), commit_of_it as commit:
+            check_kind(commit, what)
             if commit.removed:
                 say(f"{len(commit.removed)} files of its last commit go: {', '.join(commit.removed[:5])}")
             push(commit, say)
@@ -59,9 +65,22 @@ def log_in() -> Login:
     return Login(user, find_token("OPENXLAB_TOKEN", lambda: None, HELP))
 
 
+def check_kind(commit: Commit, what: str) -> None:
+    """Raises ValueError for a page that would take a model's place, or a model that would take a page's."""
+    for there, kind in (("model", METAFILES), ("page", ("app.py",))):
+        if there != KINDS[what] and (found := [name for name in kind if name in commit.removed]):
+            raise ValueError(
+                f"{commit.remote} holds a {there} ({found[0]}), whose files a {KINDS[what]} would replace; "
+                "give another repository"
+            )
+
+
 @contextmanager
 def staged(folder: Path, what: str, repo: str) -> Iterator[Path]:
-    """The files that are sent, as links, with the rules for git-lfs and, for a model, its metafile.yml."""
+    """The files that are sent, as links, with the rules for git-lfs and, for a model, its metafile.yml.
+
+    Raises RuntimeError when a binary or large file would go around git-lfs.
+    """
     parcel = folder.with_name(f".{folder.name}.openxlab")
     shutil.rmtree(parcel, ignore_errors=True)
     try:
@@ -72,23 +91,14 @@ def staged(folder: Path, what: str, repo: str) -> Iterator[Path]:
         if what == "model":
             write_metafile(parcel, repo)
         if not (parcel / ".gitattributes").is_file():
-            write_text(parcel / ".gitattributes", attributes(parcel))
+            write_attributes(parcel, PLAIN_MB)
+        if left := outside_lfs(parcel, LARGEST_PLAIN_MB):
+            raise RuntimeError(
+                f"{', '.join(left[:5])} would go around git-lfs; add a line for each to .gitattributes"
+            )
         yield parcel
     finally:
         shutil.rmtree(parcel, ignore_errors=True)
-
-
-def attributes(folder: Path) -> str:
-    """A line for each file that git-lfs must carry: what is large, and what is no text."""
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if is_large(path)]
-    return "".join(f'"/{name}" filter=lfs diff=lfs merge=lfs -text\n' for name in names)
-
-
-def is_large(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return path.stat().st_size > PLAIN_BYTES or b"\0" in file.read(8000)
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def register(repo: str, metafile: Path, private: bool, say: Callable[[str], None
     python = own_environment(say)
     with TemporaryDirectory(prefix="openxlab-") as home:  # it would keep a token in the user's own
         done = subprocess.run(
-            [str(python), "-I", str(SCRIPT), repo.rpartition("/")[2], str(metafile), str(int(private))],
+            [str(python), "-I", str(SCRIPT), repo.rpartition("/")[2], METAFILE, str(int(private))],
+            cwd=metafile.parent,  # the places of the weights in it are relative
             env=os.environ | {"HOME": home}, capture_output=True,
             text=True, encoding="utf-8", errors="replace",
         )  # fmt: skip
