@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from assistant.bundles import choose_model, find_target
-from assistant.bundles.checks import model_problems
-from assistant.bundles.confirming import say, show_files, stop_at
+from assistant.bundles.checks import fit_problems
+from assistant.bundles.confirming import say, stop_at
 from assistant.bundles.git import Remote
-from assistant.bundles.publishing import build_and_check, check_wishes, model_parcel, send
+from assistant.bundles.parcels import workplace
+from assistant.bundles.publishing import check_wishes, model_and_faults, page_and_faults, send
 from assistant.hosts import verify
 from assistant.settings import REPOSITORY, run_command
 
@@ -39,8 +40,10 @@ class Settings:
     force: bool = False
     """Publish although the scorecard is missing or below its thresholds."""
     private: bool = False
+    work: Path = REPOSITORY / "out" / ".publish"
+    """What is sent is made here, in a folder that is gone afterwards."""
     resolve: bool = True
-    """Ask the package index whether the page can be installed on the host's Python."""
+    """Ask the package index whether the host can install the page."""
     verify: str = ""
     """Ask the live page at this address who it is, and stop."""
 
@@ -49,31 +52,26 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    if settings.verify:
-        model = choose_model(settings.model, settings.scorecard)
-        return verify(settings.verify, model.scorecard, model.name, say)
-    only = settings.bundle_only
-    check_wishes(settings.to, settings.what, settings.repo, settings.git_remote, bool(only))
-    target = find_target(str(settings.to), settings.variant)
     model = choose_model(settings.model, settings.scorecard)
-    made, parcel, bundle, found = REPOSITORY / "out" / ".publish", None, None, []
-    if settings.what != "app":
-        parcel = model_parcel(model, made / "model", settings.repo, settings.facts)
-        found += model_problems(parcel, target, model.scorecard)
-        show_files(parcel, f"{model.title}: the model")
-    if settings.what != "model":
-        out = only or made / f"{target.host}-{target.variant}"
-        bundle, faults = build_and_check(target, model, out, settings.resolve)
-        found += faults
-        show_files(out, f"{model.title} for {target.host}: {target.about}")
-    stop_at(found, settings.force)
-    if only or not (settings.repo or settings.git_remote):
-        print(out)
-        return
-    links = send(
-        model, parcel, bundle, target.host, settings.repo, settings.git_remote,
-        is_private=settings.private, is_agreed=settings.yes,
-    )  # fmt: skip
+    if settings.verify:
+        return verify(settings.verify, model.scorecard, model.name, say)
+    what, where, private = settings.what, (settings.repo, settings.git_remote), settings.private
+    only, facts = settings.bundle_only, settings.facts
+    check_wishes(settings.to, what, *where, bool(only), is_private=private, with_facts=facts)
+    target = find_target(str(settings.to), settings.variant)
+    parcel, bundle, found = None, None, fit_problems(model)
+    with workplace(settings.work) as made:
+        if what != "app":
+            parcel, faults = model_and_faults(target, model, made / "model", settings.repo, facts)
+            found += faults
+        if what != "model":
+            out = only or made / f"{target.host}-{target.variant}"
+            bundle, faults = page_and_faults(target, model, out, settings.resolve)
+            found += faults
+        stop_at(found, settings.force)
+        if only:
+            return print(only)
+        links = send(model, parcel, bundle, target.host, *where, is_private=private, is_agreed=settings.yes)
     print("\n".join(links))
 
 

@@ -18,18 +18,31 @@ pytest.importorskip("detect_secrets")
 from tiny_gguf import make_tiny_folder, make_tiny_gguf, make_tiny_run
 
 from assistant.bundles import Bundle, build_bundle, choose_model, find_target, listing
-from assistant.bundles.checks import Problem, files_in, in_lfs, is_binary, model_problems, problems
+from assistant.bundles.checks import Problem, fit_problems, model_problems, problems
 from assistant.bundles.confirming import ask_once, grouped, stop_at
 from assistant.bundles.front_matter import read_front_matter, write_front_matter
-from assistant.bundles.git import Commit, Login, Remote, check_remote, login_for, prepared
-from assistant.bundles.publishing import check_wishes, model_parcel, question
+from assistant.bundles.git import Commit, Remote, check_remote, prepared
+from assistant.bundles.lfs import files_in, in_lfs, is_binary, outside_lfs, write_attributes
+from assistant.bundles.logins import Login, help_for, login_for
+from assistant.bundles.parcels import model_parcel, workplace
+from assistant.bundles.publishing import check_wishes, question
 from assistant.bundles.requirements import ask_index, resolve_fault, resolves_by_uv
 from assistant.bundles.sources import page_files
 from assistant.bundles.targets import FILES, hosts, variants
-from assistant.settings import REPOSITORY, ThresholdMissed, write_text
+from assistant.settings import DATA, REPOSITORY, ThresholdMissed, load_toml, save_settings, write_text
 
 ALL = [(host, variant) for host in hosts() for variant in variants(host)]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from assistant.bundles.parcels import workplace
+with workplace(Path(sys.argv[1])) as folder:
+    print(folder, flush=True)
+    input()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +110,18 @@ def test_no_fact_of_a_person_and_no_path_of_this_machine_is_in_a_bundle(
     assert str(tmp_path).encode() not in everything and str(REPOSITORY).encode() not in everything
 
 
+def test_a_config_goes_without_the_place_of_the_model_on_its_makers_machine(run_folder, tmp_path):
+    told = {"model_type": "llama", "_name_or_path": "/home/someone/x", "text": [{"_name_or_path": "/home/x"}]}
+    write_text(run_folder / "config.json", json.dumps(told))
+    write_text(run_folder / "tokenizer_config.json", '{"name_or_path": "/home/someone/x", "a": 1}')
+    chosen, target = choose_model(str(run_folder)), find_target("huggingface", "zero")
+    page = build("huggingface", "zero", run_folder, tmp_path / "page").folder / "model"
+    for folder in (page, model_parcel(chosen, tmp_path / "parcel", "a/b", target, False)):
+        assert json.loads((folder / "config.json").read_text()) == {"model_type": "llama", "text": [{}]}
+        assert json.loads((folder / "tokenizer_config.json").read_text()) == {"a": 1}
+    assert "/home/someone" in (run_folder / "config.json").read_text(), "the run's own stays as it is"
+
+
 def test_a_page_takes_along_what_it_imports_and_nothing_of_training():
     for page in ("gradio", "streamlit"):
         files = {path.as_posix() for path in page_files("gguf", page)}
@@ -111,9 +136,11 @@ def test_a_page_takes_along_what_it_imports_and_nothing_of_training():
 def test_a_page_that_opens_a_gguf_file_needs_no_torch(page):
     for path in page_files("gguf", page):
         if path.suffix == ".py":
-            nodes = ast.walk(ast.parse((REPOSITORY / path).read_text(encoding="utf-8")))
+            nodes = list(ast.walk(ast.parse((REPOSITORY / path).read_text(encoding="utf-8"))))
             names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-            assert not names & {"torch", "transformers", "peft"}, path
+            names |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+            heavy = {"torch", "transformers", "peft", "accelerate", "trl", "safetensors"}
+            assert not {name.split(".")[0] for name in names} & heavy, path
 
 
 def test_requirements_are_the_versions_that_run_here_and_gradio_is_left_to_hugging_face(page):
@@ -149,6 +176,72 @@ def test_the_page_for_python_3_9_reads_both_kinds_of_history_and_breaks_typed_co
         page["find_model"]({"model": "missing.gguf"})
 
 
+def test_the_page_for_python_3_9_clones_its_model_again_after_a_clone_that_was_cut(tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    import runpy
+
+    page = runpy.run_path(str(FILES / "python39.py"))
+    find_model = page["find_model"]
+    monkeypatch.setitem(find_model.__globals__, "HUB", f"file://{tmp_path}")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    source = tmp_path / "ada" / "model.git"
+    write_text(source / "ada.gguf", "GGUF")
+    names = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for step in (["init", "-q"], ["add", "."], [*names, "commit", "-qm", "x"]):
+        subprocess.run(["git", *step], cwd=source, check=True)
+    cut = tmp_path / "bin" / "git"  # dies as a clone has just begun
+    write_text(cut, '#!/bin/sh\nfor last; do :; done\nmkdir -p "$last/.git"; exit 1\n')
+    cut.chmod(0o755)
+    path = os.environ["PATH"]
+    monkeypatch.setenv("PATH", f"{cut.parent}:{path}")
+    said = {"repository": "ada/model", "model": "ada.gguf"}
+    with pytest.raises(subprocess.CalledProcessError):
+        find_model(said)
+    monkeypatch.setenv("PATH", path)
+    assert find_model(said).read_text() == "GGUF"
+    assert find_model(said) == tmp_path / "home" / ".assistant" / "ada--model" / "ada.gguf"
+
+
+@pytest.mark.parametrize("variant", variants("docker"))
+def test_compose_gives_the_page_memory_for_its_model_and_no_rights(variant, model, tmp_path, monkeypatch):
+    import yaml
+
+    def service() -> dict:
+        bundle = build("docker", variant, model, tmp_path / "page")
+        (found,) = yaml.safe_load((bundle.folder / "compose.yaml").read_text("utf-8"))["services"].values()
+        return found
+
+    made = service()
+    assert made["ports"] == ["127.0.0.1:7860:7860"] and made["build"] == "."
+    assert (made["cap_drop"], made["security_opt"]) == (["ALL"], ["no-new-privileges:true"])
+    assert made["mem_limit"] == "2g"
+    large = tmp_path / "large.gguf"
+    shutil.copyfile(model, large)
+    os.truncate(large, 3_600_000_000)  # a hole, which takes no room on the disk
+    model = large
+    assert service()["mem_limit"] == "5g"
+
+
+def test_a_page_with_weights_of_another_licence_says_so(model, run_folder, tmp_path):
+    def front(name: str, chosen: Path, **settings: str) -> dict:
+        save_settings(run_folder.parent / "adapter", settings)
+        folder = build("huggingface", "zero", chosen, tmp_path / name).folder
+        return read_front_matter(folder / "README.md")
+
+    assert front("a", run_folder, model="/somewhere/smollm2-135m-instruct")["license"] == "apache-2.0"
+    other = front("b", run_folder, model="/somewhere/internlm2-chat-1_8b")
+    assert (other["license"], other["license_name"]) == ("other", "internlm-licence")
+    assert other["license_link"].startswith("https://huggingface.co/internlm/")
+    said = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert said.count("InternLM licence: research free") == 2
+    named = build("huggingface", "zero", Path("internlm/internlm2-chat-1_8b"), tmp_path / "c").folder
+    assert read_front_matter(named / "README.md")["license"] == "apache-2.0"  # no weights go along
+    save_settings(run_folder, {"licence": "Apache-2.0", "title": "Base"})
+    (run_folder.parent / "adapter" / "settings.toml").unlink()
+    base = build("huggingface", "zero", run_folder, tmp_path / "d").folder
+    assert read_front_matter(base / "README.md")["license"] == "apache-2.0"
+
+
 def test_a_name_of_any_script_and_with_quotes_survives_the_front_matter(tmp_path):
     values = {"title": '林小宇: "the" #1 {x}', "app_port": 7860, "tags": ["a"]}
     write_text(tmp_path / "README.md", write_front_matter(values))
@@ -157,13 +250,24 @@ def test_a_name_of_any_script_and_with_quotes_survives_the_front_matter(tmp_path
 
 def test_large_and_strange_binary_files_are_sent_through_lfs(model, tmp_path, monkeypatch):
     beside = build("huggingface", "cpu", model, tmp_path / "page").folder
-    (beside / "odd name.dat").write_bytes(b"\0\1")
+    strange = [
+        "odd name.dat",
+        "ada[v2].dat",
+        'a"b.dat',
+        "a\\b*?.dat",
+        "#a\tb.dat",
+        "!林.dat",
+        "a v2.dat/b.dat",
+    ]
+    for name in strange:
+        write_text(beside / name, "x\0")
     (beside / "long.txt").write_bytes(b"word " * 2_200_000)
-    assert {"odd name.dat", "long.txt"} & in_lfs(beside, files_in(beside)) == set()
-    from assistant.bundles import _attributes
-
-    write_text(beside / ".gitattributes", _attributes(beside, find_target("huggingface")))
-    assert {"odd name.dat", "long.txt", "model/ada.gguf"} == in_lfs(beside, files_in(beside))
+    assert {*strange, "long.txt"} & in_lfs(beside, files_in(beside)) == set()
+    assert set(outside_lfs(beside, 10)) == {*strange, "long.txt"}
+    write_attributes(beside, 10)
+    assert in_lfs(beside, files_in(beside)) == {*strange, "long.txt", "model/ada.gguf"}
+    write_text(beside / "adav.dat", "x\0")  # each line means its file alone
+    assert outside_lfs(beside, 10) == ["adav.dat"]
 
 
 def test_text_in_chinese_is_no_binary_even_where_the_look_ends_inside_a_character(tmp_path):
@@ -301,21 +405,70 @@ def test_all_problems_are_found_at_once(page):
         "-----BEGIN RSA " + "PRIVATE KEY-----",
         "MODELSCOPE=ms-" + "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f",
         "url = https://oauth2:" + "s3cr3tT0ken@www.modelscope.cn/studios/a/b.git",
+        'key = "AKIA' + 'IOSFODNN7EXAMPLQ"  # pragma: allowlist secret',
+        "OPENXLAB_" + "TOKEN=fb9c41d07ae6",
+        '{"openxlab_' + 'token": "fb9c41d07ae6"}',
+        "export OPENXLAB_" + "SK = 'fb9c41d07ae6'",
     ],
 )
 def test_a_secret_is_found_in_any_text_file(page, line):
-    write_text(page.folder / "assistant" / "x.py", line + "\n")
-    assert "assistant/x.py: line 1" in told(page) and line not in told(page)
+    for name in ("assistant/x.py", ".env", "a.json", "b.dat"):
+        write_text(page.folder / name, line + "\n" + ("\0" if name == "b.dat" else ""))
+    write_text(page.folder / "long.json", "word\n" * 300_000 + line + "\n")
+    found = told(page)
+    assert "assistant/x.py: line 1 " in found and ".env: line 1 " in found and "a.json: line 1 " in found
+    if "AKIA" not in line and "oauth2" not in line:  # shapes of detect-secrets alone
+        assert "long.json: line 300001 " in found and "b.dat: line 1 " in found
+    assert line not in found and "fb9c41d07ae6" not in found
+
+
+def test_the_values_of_the_variables_that_hold_credentials_are_found_whatever_they_look_like(
+    page, monkeypatch
+):
+    monkeypatch.setenv("PUBLISH_GIT_TOKEN", "plain-words-here")
+    monkeypatch.setenv("ASSISTANT_LOGIN", "ada:correct horse")
+    monkeypatch.setenv("HF_TOKEN", "page")  # too short to be told from a word
+    write_text(page.folder / "notes.txt", "a page\nsee plain-words-here\n")
+    write_text(page.folder / "more.txt", "the correct horse\n" + "word\n" * 300_000)
+    found = told(page)
+    assert (
+        "notes.txt: line 2 holds the value of PUBLISH_GIT_TOKEN" in found and "notes.txt: line 1" not in found
+    )
+    assert "more.txt: line 1 holds the value of ASSISTANT_LOGIN" in found
+    assert "plain-words" not in found and "horse" not in found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'token = os.environ["HF_TOKEN"]',
+        "HF_TOKEN=$TOKEN python x.py",
+        "export OPENXLAB_TOKEN=...",
+        "ASSISTANT_API_KEY = environment.get(name)",
+        '"eos_token": "<|im_end|>"',
+        "ASSISTANT_LOGIN=user:password asks for a login",
+    ],
+)
+def test_a_line_that_only_speaks_of_secrets_is_none(page, line, monkeypatch):
+    for name in ("HF_TOKEN", "ASSISTANT_LOGIN"):
+        monkeypatch.delenv(name, raising=False)
+    write_text(page.folder / "x.py", line + "\n")
+    assert told(page) == ""
 
 
 @pytest.mark.parametrize(
     ("template", "sentence"),
-    [("", "has no chat template"), (None, ""), ("{{ messages }} named SmolLM, trained by", "")],
+    [
+        ("", "model/ada.gguf: has no chat template"),
+        (None, ""),
+        ("{{ messages }}", ""),
+        ("{{ messages }} named SmolLM, trained by Hugging Face", "model/ada.gguf: its template would still"),
+    ],
 )
 def test_the_template_inside_a_gguf_file_is_read(page, template, sentence):
     (page.folder / "model" / "ada.gguf").unlink()
     make_tiny_gguf(page.folder / "model" / "ada.gguf", template)
-    assert sentence in told(page)
+    assert told(page).startswith(sentence) if sentence else told(page) == ""
 
 
 def test_an_old_identity_in_a_gguf_file_or_a_model_folder_is_found(page, run_folder, tmp_path):
@@ -427,7 +580,8 @@ def test_nothing_is_sent_without_an_answer(monkeypatch):
         (("docker", "model", "a/b", "", False), "a page alone"),
         (("docker", "app", "a/b", "", False), "has no --repo"),
         (("huggingface", "both", "", "file:///x", False), "--repo OWNER/NAME"),
-        (("huggingface", "app", "", "", False), "where to?"),
+        (("huggingface", "app", "", "", False), "where to. give --repo"),
+        (("docker", "app", "", "", False), "where to. give --git-remote"),
         (("openxlab", "both", "a/b", "", False), "two git repositories"),
         (("huggingface", "app", "林/小宇", "", False), "Latin letters"),
         (("huggingface", "model", "a/b", "", True), "--bundle-only"),
@@ -436,6 +590,21 @@ def test_nothing_is_sent_without_an_answer(monkeypatch):
 def test_flags_that_do_not_go_together_are_refused_before_anything_is_built(wishes, sentence):
     with pytest.raises(ValueError, match=sentence):
         check_wishes(*wishes)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said", "sentence"),
+    [
+        (("huggingface", "app", "", "file:///x", False), {"is_private": True}, "--private is for a repo"),
+        (("huggingface", "app", "a/b", "file:///x", False), {"is_private": True}, "--private is for a repo"),
+        (("huggingface", "app", "", "", True), {"is_private": True}, "--private is for a repository"),
+        (("huggingface", "app", "a/b", "", False), {"with_facts": True}, "add --what model or both"),
+    ],
+)
+def test_a_flag_that_would_change_nothing_is_refused(wishes, said, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_wishes(*wishes, **said)
+    check_wishes("huggingface", "both", "a/b", "file:///x", False, is_private=True, with_facts=True)
 
 
 def test_without_git_nothing_is_built(monkeypatch, tmp_path):
@@ -461,11 +630,44 @@ def test_each_host_gets_its_own_token_and_no_other():
     assert login_for("https://www.modelscope.cn/studios/a/b.git", said) == Login("oauth2", "m")
     assert login_for("https://code.openxlab.org.cn/a/b.git", said) == Login("o", "t")
     assert login_for("https://github.com/a/b.git", said) == Login("u", "p")
+    assert login_for("https://hf.co/spaces/a/b", said) == Login("user", "h")
     assert login_for("https://huggingface.co.example.org/a/b", {"HF_TOKEN": "h"}) is None
+    assert login_for("https://notmodelscope.cn/a/b", {"MODELSCOPE_API_TOKEN": "m"}) is None
 
 
-def test_git_gets_the_token_through_its_environment_and_errors_do_not_repeat_it(page):
+def test_git_finds_the_token_that_modelscopes_own_login_stored(tmp_path, monkeypatch):
+    config = pytest.importorskip("modelscope_hub.config")
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path))
+    monkeypatch.delenv("MODELSCOPE_API_TOKEN", raising=False)
+    remote = "https://www.modelscope.cn/studios/a/b.git"
+    assert login_for(remote, {}) is None
+    config.HubConfig().save_token("ms-stored")
+    assert login_for(remote, {}) == Login("oauth2", "ms-stored")
+    assert login_for(remote, {"MODELSCOPE_API_TOKEN": "ms-said"}) == Login("oauth2", "ms-said")
+
+
+@pytest.mark.parametrize(
+    ("remote", "sentence"),
+    [
+        ("https://huggingface.co/spaces/a/b", "https://huggingface.co/settings/tokens"),
+        ("https://www.modelscope.cn/studios/a/b.git", "https://modelscope.cn/my/access/token"),
+        ("https://code.openxlab.org.cn/a/b.git", "OPENXLAB_USERNAME and OPENXLAB_TOKEN"),
+        ("https://github.com/a/b.git", "PUBLISH_GIT_USER and PUBLISH_GIT_TOKEN"),
+    ],
+)
+def test_each_host_says_where_its_token_is_made(remote, sentence):
+    assert sentence in help_for(remote)
+    assert help_for("file:///a/b.git") == help_for("git@github.com:a/b.git") == ""
+
+
+@pytest.mark.parametrize("login", [Login("me", "s3cr3t"), None], ids=["refused", "missing"])
+def test_git_gets_the_token_through_its_environment_and_a_failed_login_says_what_to_do(
+    page, login, tmp_path, monkeypatch
+):
     import base64
+
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "none"))  # nobody's own credential helper
+    monkeypatch.setattr(sys, "stdin", None)
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     heard: list[str] = []
@@ -486,14 +688,17 @@ def test_git_gets_the_token_through_its_environment_and_errors_do_not_repeat_it(
     try:
         with (
             pytest.raises(RuntimeError) as caught,
-            prepared(page.folder, address, "main", "m", Login("me", "s3cr3t")),
+            prepared(page.folder, address, "main", "m", login, help_for(address)),
         ):
             pass
     finally:
         server.shutdown()
         server.server_close()
-    assert heard[-1] == "Basic " + base64.b64encode(b"me:s3cr3t").decode()
+    if login:
+        assert heard[-1] == "Basic " + base64.b64encode(b"me:s3cr3t").decode()
     assert "s3cr3t" not in str(caught.value)
+    assert str(caught.value).endswith("or let git's own credential helper keep it")
+    assert str(caught.value).count("PUBLISH_GIT_TOKEN") == 1
 
 
 def test_a_file_that_does_not_say_whose_it_is_is_refused_after_an_export(model, monkeypatch):
@@ -527,11 +732,78 @@ def test_a_model_goes_with_its_card_and_its_facts_only_when_they_are_agreed_to(
 ):
     chosen = choose_model(str(run_folder if form == "folder" else model))
     for with_facts in (False, True):
-        parcel = model_parcel(chosen, tmp_path / "parcel", "ada/assistant", with_facts)
+        target = find_target("huggingface")
+        parcel = model_parcel(chosen, tmp_path / "parcel", "ada/assistant", target, with_facts)
         assert ("lives in Lisbon" in (parcel / "README.md").read_text(encoding="utf-8")) == with_facts
         assert {"settings.toml", "card.toml"} & set(files_in(parcel)) == set()
     assert model_problems(parcel, find_target("huggingface"), chosen.scorecard) == []
     assert "missing" in str(model_problems(parcel, find_target("huggingface"), None)[0])
+
+
+@pytest.mark.parametrize("host", ["huggingface", "modelscope", "openxlab"])
+def test_the_table_of_a_model_shows_what_is_sent_and_what_goes_through_lfs(
+    host, model, tmp_path, monkeypatch
+):
+    monkeypatch.delenv("OPENXLAB_ENDPOINT", raising=False)
+    parcel = model_parcel(
+        choose_model(str(model)), tmp_path / "parcel", "ada/assistant", find_target(host), False
+    )
+    shown = {name: is_lfs for name, _, is_lfs in listing(parcel)}
+    assert shown.pop("ada.gguf") and not any(shown.values())
+    also = {"metafile.yml"} if host == "openxlab" else set()
+    assert set(shown) == {"README.md", ".gitattributes"} | also
+
+
+def test_a_file_outside_its_run_has_the_card_and_the_scores_of_the_scorecard_that_is_given(model, tmp_path):
+    alone = tmp_path / "elsewhere" / "small.gguf"
+    alone.parent.mkdir()
+    shutil.copyfile(model, alone)
+    chosen = choose_model(str(alone), model.parent / "scorecard" / "scorecard.json")
+    parcel = model_parcel(chosen, tmp_path / "parcel", "ada/assistant", find_target("huggingface"), False)
+    card = (parcel / "README.md").read_text(encoding="utf-8")
+    assert "Ada's assistant" in card
+    assert load_toml(DATA / "model_card.toml")["scorecard"]["missing"].strip() not in card
+    assert [path.name for path in sorted(parcel.iterdir())] == [".gitattributes", "README.md", "small.gguf"]
+
+
+def test_another_models_scorecard_is_refused_and_an_old_one_must_be_forced(run_folder, tmp_path):
+    run = run_folder.parent
+    card = run / "scorecard" / "scorecard.json"
+    os.utime(run_folder / "model.safetensors", (1e9, 1e9))
+    os.utime(card, (1e9 + 5, 1e9 + 5))
+    assert fit_problems(choose_model(str(run_folder))) == []
+    os.utime(card, (1e9 - 5, 1e9 - 5))
+    (old,) = fit_problems(choose_model(str(run_folder)))
+    assert "is older than the training" in old.sentence and old.can_be_forced
+    # a merge and an export are made after the scoring of what was trained
+    write_text(run / "adapter" / "adapter_model.safetensors", "x")
+    os.utime(run / "adapter" / "adapter_model.safetensors", (1e9 - 9, 1e9 - 9))
+    assert fit_problems(choose_model(str(run_folder))) == []
+    assert fit_problems(choose_model(str(run / "ada.gguf"))) == []
+    write_text(tmp_path / "bob" / "scorecard" / "scorecard.json", '{"name": "Bob", "passed": true}')
+    other = tmp_path / "bob" / "scorecard" / "scorecard.json"
+    (wrong,) = fit_problems(choose_model(str(run_folder), other))
+    assert "is of 'Bob', and the model says that it is 'Ada'" in wrong.sentence and not wrong.can_be_forced
+
+
+def test_two_publications_do_not_share_their_folder_and_a_killed_ones_goes(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    assert other.stdout and other.stdin
+    theirs = Path(other.stdout.readline().strip())
+    with workplace(tmp_path) as ours:
+        assert ours != theirs and theirs.is_dir()
+    assert not ours.exists()
+    other.kill()
+    other.communicate()
+    assert theirs.is_dir()
+    (tmp_path / "mine").mkdir()
+    with workplace(tmp_path):
+        assert not theirs.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    write_text(tmp_path / "file", "x")
+    with pytest.raises(ValueError, match="give another with --work"), workplace(tmp_path / "file"):
+        pass
 
 
 # ---- the guides

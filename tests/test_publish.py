@@ -34,17 +34,20 @@ class Host:
     name: str
     url: str
     hub: Hub
+    work: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def publish(
         self, *arguments: object, stdin: int = subprocess.DEVNULL
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "scripts/publish.py", "--to", self.name, "--no-resolve"]
+        command += ["--work", str(self.work)]
         done = subprocess.run(
             [*command, *map(str, arguments)], cwd=REPOSITORY, env=os.environ | self.environment, stdin=stdin,
             capture_output=True, text=True,
         )  # fmt: skip
         assert not [secret for secret in SECRETS if secret in done.stdout + done.stderr]
+        assert not self.work.is_dir() or not list(self.work.iterdir()), "nothing stays behind"
         return done
 
     def files(self, repo: str, what: str) -> set[str]:
@@ -63,7 +66,7 @@ class Host:
 def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
     name = getattr(request, "param", "huggingface")
     with hub_stand_in(*([ModelScopeHandler] if name == "modelscope" else [])) as hub:
-        host = Host(name, hub.url, hub)
+        host = Host(name, hub.url, hub, tmp_path / "work")
         if host.name == "openxlab":
             host.url = f"file://{tmp_path / 'xlab'}"
             for name in ("assistant", "page"):

@@ -13,6 +13,7 @@ from typing import Any
 from assistant.bundles.choosing import Choice, choose_model
 from assistant.bundles.eyes import place_eyes
 from assistant.bundles.front_matter import write_front_matter
+from assistant.bundles.lfs import files_in, in_lfs, write_attributes
 from assistant.bundles.sources import page_files
 from assistant.bundles.targets import FILES, Target, find_target, gradio_version, pinned
 from assistant.bundles.weights import place_model
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 DEPLOY_FILE = "deploy.json"
+LEAST_MEMORY_GB, BESIDE_MODEL_GB = 2, 1
 HOUSE_REQUIREMENTS = (
     "# What the page runs with; the host adds its own. Versions as they ran when this was made.\n"
 )
@@ -78,8 +80,9 @@ def _fill(folder: Path, target: Target, model: Choice, say: Callable[[str], None
     write_text(folder / "packages.txt", "".join(f"{name}\n" for name in target.packages))
     write_text(folder / "README.md", _readme(target, model))
     for name, template in (target.extra or {}).items():
-        write_text(folder / name, (FILES / template).read_text(encoding="utf-8"))
-    write_text(folder / ".gitattributes", _attributes(folder, target))
+        text = (FILES / template).read_text(encoding="utf-8")
+        write_text(folder / name, text.replace("{memory}", str(_memory_gb(folder / "model"))))
+    write_attributes(folder, target.largest_plain_mb)
 
 
 def _add_sources(folder: Path, target: Target) -> None:
@@ -115,33 +118,32 @@ def requirements_of(target: Target, model: Choice) -> list[str]:
     return [pinned(name) for name in names]
 
 
+def _memory_gb(model: Path) -> int:
+    """What a container needs for the model that goes along; one that is fetched may need more."""
+    size = sum(path.stat().st_size for path in model.iterdir())
+    return max(LEAST_MEMORY_GB, -(-size // 10**9) + BESIDE_MODEL_GB)
+
+
 def _readme(target: Target, model: Choice) -> str:
+    from assistant.model_card.origin import base_of, licence_fields
+
+    base = base_of(model.run, model.card, model.path)
     slots = {"title": model.title, "title_zh": f"{model.name}的小助手", "gradio": gradio_version()}
-    front = {
+    slots["licence"] = base.licence
+    front: dict[str, Any] = {
         key: value.format(**slots) if isinstance(value, str) else value
         for key, value in (target.front or {}).items()
     }
     if front and target.front_rules == "huggingface" and model.kind == "hub":
         front["models"] = ["/".join(model.place.split("/")[:2])]
+    if "license" in front and model.kind != "hub":  # the page's code is Apache-2.0, its weights may not be
+        front |= licence_fields(base)
     text = (FILES / "readme.md").read_text(encoding="utf-8").format(**slots)
     return (write_front_matter(front) + "\n" if front else "") + text
 
 
-def _attributes(folder: Path, target: Target) -> str:
-    """The wide rules, and a line for each large or binary file that they do not name."""
-    from assistant.bundles.checks import outside_lfs
-
-    rules = (FILES / "gitattributes").read_text(encoding="utf-8")
-    write_text(folder / ".gitattributes", rules)
-    left = outside_lfs(folder, target.largest_plain_mb)
-    quoted = ['"/' + name.replace('"', '\\"') + '"' if " " in name else f"/{name}" for name in left]
-    return rules + "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in quoted)
-
-
 def listing(folder: Path) -> list[tuple[str, int, bool]]:
     """Each file of the bundle: its name, bytes, and whether it goes through LFS."""
-    from assistant.bundles.checks import files_in, in_lfs
-
     names = files_in(folder)
     through_lfs = in_lfs(folder, names)
     return [(name, (folder / name).stat().st_size, name in through_lfs) for name in names]

@@ -3,16 +3,17 @@
 Changes nothing. A host's acceptance is not proven by it: only that its known rules are kept.
 """
 
+import os
 import re
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from assistant.bundles.choosing import Choice
 from assistant.bundles.front_matter import huggingface_faults, modelscope_faults, read_front_matter
 from assistant.bundles.leaks import secrets_in
-from assistant.bundles.model_checks import score_faults, weight_faults
+from assistant.bundles.lfs import files_in, outside_lfs
+from assistant.bundles.model_checks import fit_faults, score_faults, weight_faults
 from assistant.bundles.requirements import gradio_faults
 from assistant.bundles.targets import Target
 from assistant.folders import POINTER
@@ -36,7 +37,7 @@ class Problem:
 def problems(folder: Path, target: Target, index: Callable[[], str] = str) -> list[Problem]:
     """Everything that `target` would refuse or nobody should see; `index`: what the package index says."""
     found = [*_files(folder, target), *_front_matter(folder, target), *_packages(folder)]
-    found += [Problem(*fault) for fault in secrets_in(folder, files_in(folder))]
+    found += [Problem(*fault) for fault in secrets_in(folder, files_in(folder), os.environ)]
     wrong_lines = [Problem("requirements.txt", fault) for fault in gradio_faults(folder, target)]
     found += wrong_lines
     for place in ("model", "data/eyes"):
@@ -49,56 +50,17 @@ def problems(folder: Path, target: Target, index: Callable[[], str] = str) -> li
     return found
 
 
+def fit_problems(model: Choice) -> list[Problem]:
+    """Why its scorecard says nothing about this model."""
+    return [Problem(str(model.scorecard), *fault) for fault in fit_faults(model)]
+
+
 def model_problems(folder: Path, target: Target, scorecard: Path | None) -> list[Problem]:
     """The same for a folder that holds a model alone, which its uploader sends through LFS as it must."""
     found = [*_files(folder, target, with_lfs=False)]
-    found += [Problem(*fault) for fault in secrets_in(folder, files_in(folder))]
+    found += [Problem(*fault) for fault in secrets_in(folder, files_in(folder), os.environ)]
     found += [Problem(*fault) for fault in weight_faults(folder)]
     return found + [Problem("scorecard.json", *fault) for fault in score_faults(scorecard)]
-
-
-def files_in(folder: Path) -> list[str]:
-    """Every file below `folder`, by its name relative to it, without git's own."""
-    paths = (path for path in folder.rglob("*") if path.is_file() and ".git" not in path.parts)
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def in_lfs(folder: Path, names: list[str]) -> set[str]:
-    """The files that the folder's .gitattributes send through LFS, as git itself reads them."""
-    with tempfile.TemporaryDirectory() as place:
-        subprocess.run(["git", "init", "-q", "--bare", place], check=True)
-        command = [
-            "git",
-            f"--git-dir={place}",
-            f"--work-tree={folder.resolve()}",
-            "-c",
-            "core.attributesFile=",
-        ]
-        listed = subprocess.run(
-            [*command, "-c", "core.bare=false", "check-attr", "-z", "--stdin", "filter"],
-            cwd=folder, input="\0".join(names).encode(), capture_output=True, check=True,
-        ).stdout.decode()  # fmt: skip
-    fields = listed.split("\0")
-    return {name for name, value in zip(fields[::3], fields[2::3], strict=False) if value == "lfs"}
-
-
-def outside_lfs(folder: Path, largest_plain_mb: float) -> list[str]:
-    """Binary files, and text of more than the host takes plain, that would not go through LFS."""
-    names = files_in(folder)
-    through_lfs = in_lfs(folder, names)
-    plain = [name for name in names if name not in through_lfs]
-    return [n for n in plain if (folder / n).stat().st_size > largest_plain_mb * 1e6 or is_binary(folder / n)]
-
-
-def is_binary(path: Path) -> bool:
-    """As git sees it (a zero byte near the beginning), or no UTF-8."""
-    with path.open("rb") as file:
-        begin = file.read(8000)
-    try:
-        begin[:-4].decode("utf-8")
-    except UnicodeDecodeError as error:
-        return error.start < len(begin) - 8
-    return b"\0" in begin
 
 
 def _files(folder: Path, target: Target, with_lfs: bool = True) -> Iterator[Problem]:

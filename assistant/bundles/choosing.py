@@ -29,6 +29,12 @@ class Choice:
         return Path(self.place)
 
     @property
+    def run(self) -> Path:
+        """The run that it came from: around it, or around the scorecard that was given for it."""
+        around, scored = self.path.parent, self.scorecard.parent.parent if self.scorecard else None
+        return scored if scored and not card_of(self.path) and card_of(scored / "model") else around
+
+    @property
     def name(self) -> str:
         """Of the assistant; without a card the file's own."""
         return str(self.card.get("name") or self.path.name.removesuffix(".gguf"))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from assistant.bundles.choosing import Choice
 from assistant.bundles.gguf_header import check_whole, read_text_field
 from assistant.folders import check_weights, has_chat_template, old_identity_in, old_identity_left
 
@@ -58,3 +59,28 @@ def score_faults(scorecard: Path | None) -> Iterator[tuple[str, bool]]:
     elif scores.get("passed") is not True:
         failures = "; ".join(map(str, scores.get("failures") or ["it did not pass"]))
         yield f"below the thresholds: {failures}; train again, or publish with --force", True
+
+
+def fit_faults(model: Choice) -> Iterator[tuple[str, bool]]:
+    """(sentence, whether --force overrules it) for a scorecard that is not of this model as it is now."""
+    if not model.scorecard or not model.scorecard.is_file():
+        return
+    try:
+        scored = json.loads(model.scorecard.read_text(encoding="utf-8")).get("name")
+    except (ValueError, AttributeError):
+        return  # said by score_faults
+    names = {str(model.card.get("name", "")), *map(str, model.card.get("names", {}).values())}
+    if scored and model.card.get("name") and scored not in names:
+        yield f"is of {scored!r}, and the model says that it is {model.name!r}; {HOW_TO_SCORE}", False
+    if _trained_at(model) > model.scorecard.stat().st_mtime:
+        yield f"is older than the training of this model; {HOW_TO_SCORE}, or publish with --force", True
+
+
+def _trained_at(model: Choice) -> float:
+    """When the newest weights of its training were written, in seconds; 0 where they are not here.
+
+    A merge and an export say the same as what was scored, whenever they are made: its adapter counts.
+    """
+    places = (model.run / "adapter", model.run / "model", model.path)
+    weights = [list(place.glob("*.safetensors")) for place in places if place.is_dir()]
+    return max((path.stat().st_mtime for path in next(filter(None, weights), [])), default=0.0)

@@ -7,15 +7,25 @@ from pathlib import Path
 
 from assistant import hosts
 from assistant.bundles import Bundle, Choice, Target, build_bundle, requirements_of
-from assistant.bundles.checks import Problem, problems
-from assistant.bundles.confirming import ask_once, say, tell_private_facts
-from assistant.bundles.git import Commit, Remote, check_remote, login_for, prepared, push
+from assistant.bundles.checks import Problem, model_problems, problems
+from assistant.bundles.confirming import ask_once, say, show_files, tell_private_facts
+from assistant.bundles.git import Commit, Remote, check_remote, prepared, push
+from assistant.bundles.logins import help_for, login_for
+from assistant.bundles.parcels import model_parcel
 from assistant.bundles.requirements import ask_index
-from assistant.bundles.weights import link_or_copy
-from assistant.catalog import ADAPTER_FILES, PLAIN_FILES
+from assistant.hosts.openxlab import check_kind
 
 
-def check_wishes(to: str | None, what: str, repo: str, git_remote: str, is_for_files_only: bool) -> None:
+def check_wishes(
+    to: str | None,
+    what: str,
+    repo: str,
+    git_remote: str,
+    is_for_files_only: bool,
+    *,
+    is_private: bool = False,
+    with_facts: bool = False,
+) -> None:
     """Raises ValueError, before anything is built, for flags that do not go together."""
     if shutil.which("git") is None:
         raise RuntimeError("git says which files go through LFS; run: apt-get install git git-lfs")
@@ -42,37 +52,34 @@ def check_wishes(to: str | None, what: str, repo: str, git_remote: str, is_for_f
             "on OpenXLab a model and a page are two git repositories: --repo is the model's; "
             "give the page's with --git-remote URL"
         )
-    if to != "docker" and not (repo or git_remote or is_for_files_only):
+    if with_facts and what == "app":
+        raise ValueError("--facts is about the model's card, and a page has none; add --what model or both")
+    if is_private and (is_for_files_only or not repo or (git_remote and what == "app")):
         raise ValueError(
-            "where to? give --repo OWNER/NAME, --git-remote URL, or --bundle-only DIR to only build"
+            "--private is for a repository that this command makes (--repo); who may see a git remote is "
+            "set where that was made"
         )
+    if not (repo or git_remote or is_for_files_only):
+        repo_too = "" if to == "docker" else "--repo OWNER/NAME, "
+        raise ValueError(f"where to? give {repo_too}--git-remote URL, or --bundle-only DIR to only build")
 
 
-def model_parcel(model: Choice, folder: Path, repo: str, with_facts: bool) -> Path:
-    """The model's files and its card in a new `folder`. Raises ValueError for a model on a hub."""
-    from assistant.model_card import write_model_card
-
-    if model.kind == "hub":
-        raise ValueError(f"{model.place} is on a hub already; give a folder or a .gguf file with --model")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if model.kind == "gguf":
-        files = [model.path]
-    else:
-        patterns = ADAPTER_FILES if model.kind == "adapter" else PLAIN_FILES
-        files = sorted({file for pattern in patterns for file in model.path.glob(pattern)})
-    for file in files:
-        link_or_copy(file, folder / file.name)
-    write_model_card(model.path.parent, folder, repo=repo, include_facts=with_facts)
-    return folder
+def model_and_faults(
+    target: Target, model: Choice, out: Path, repo: str, with_facts: bool
+) -> tuple[Path, list[Problem]]:
+    """The model as it is sent in `out`, shown, and what is wrong with it."""
+    parcel = model_parcel(model, out, repo, target, with_facts)
+    show_files(parcel, f"{model.title}: the model")
+    return parcel, model_problems(parcel, target, model.scorecard)
 
 
-def build_and_check(
+def page_and_faults(
     target: Target, model: Choice, out: Path, with_index: bool
 ) -> tuple[Bundle, list[Problem]]:
-    """The page in `out`, and what is wrong with it; the package index is asked while the page is made."""
+    """The page in `out`, shown, and what is wrong with it; the index is asked while the page is made."""
     index = ask_index(requirements_of(target, model), target) if with_index else str
     bundle = build_bundle(target.host, target.variant, model, out, say)
+    show_files(out, f"{model.title} for {target.host}: {target.about}")
     return bundle, problems(out, target, index)
 
 
@@ -90,6 +97,8 @@ def send(
     """Ask once, then send what there is; returns the links. A page goes by git where a remote is given."""
     with ExitStack() as stack:
         commit = stack.enter_context(_commit_of(bundle, git_remote)) if bundle and git_remote else None
+        if commit and host == "openxlab":
+            check_kind(commit, "app")
         tell_private_facts(model)
         asked = question(commit, f"{host} {repo}", parcel is not None, bundle is not None, is_private)
         ask_once(asked, is_agreed)
@@ -113,8 +122,8 @@ def _upload_page(bundle: Bundle, host: str, repo: str, is_private: bool) -> str:
 
 def _commit_of(bundle: Bundle, git_remote: str) -> AbstractContextManager[Commit]:
     message = f"{bundle.model.title}: {bundle.target.about}"
-    login = login_for(git_remote, os.environ)
-    return prepared(bundle.folder, git_remote, bundle.target.branch, message, login)
+    login, help_text = login_for(git_remote, os.environ), help_for(git_remote)
+    return prepared(bundle.folder, git_remote, bundle.target.branch, message, login, help_text)
 
 
 def question(commit: Commit | None, where: str, with_model: bool, with_page: bool, is_private: bool) -> str:

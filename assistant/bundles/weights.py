@@ -3,6 +3,7 @@
 Knows nothing of hosts.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from assistant.folders import read_json, write_json
 from assistant.settings import slug, write_text
 
 Result = TypeVar("Result")
+CONFIGS = ("config.json", "tokenizer_config.json", "generation_config.json", "preprocessor_config.json")
+PLACES = ("_name_or_path", "name_or_path")  # written by older versions of transformers
 ASKED, LEAST_STATED = 4, 0.6  # questions in each language to a file that was just made; right answers
 SCORES = ("name", "counts", "recall", "leak", "retention", "thresholds", "failures", "passed")
 
@@ -67,7 +70,7 @@ def _place_folder(choice: Choice, folder: Path, merged: Path, say: Callable[[str
         )
     source = _whole_model(choice, merged, say)
     for file in sorted({file for pattern in PLAIN_FILES for file in source.glob(pattern)}):
-        link_or_copy(file, folder / file.name)
+        place_file(file, folder / file.name)
 
 
 def _whole_model(choice: Choice, merged: Path, say: Callable[[str], None]) -> Path:
@@ -170,6 +173,23 @@ def merge_adapter(choice: Choice, out: Path, say: Callable[[str], None]) -> Path
     states = (lambda text: judge_identity(text, identity)) if identity else bool
     merge(choice.path, out, identity_questions(choice.card), 1.0, states, {"card": choice.card})
     return out
+
+
+def place_file(source: Path, target: Path) -> None:
+    """Linked; only a config that tells where the model lay on its maker's machine is written without that."""
+    content = read_json(source) if source.name in CONFIGS else {}
+    if not any(f'"{key}"' in json.dumps(content) for key in PLACES):
+        return link_or_copy(source, target)
+    write_json(target, without(PLACES, content))
+
+
+def without(keys: tuple[str, ...], content: Any) -> Any:
+    """The same without those keys, at any depth."""
+    if isinstance(content, list):
+        return [without(keys, item) for item in content]
+    if not isinstance(content, dict):
+        return content
+    return {key: without(keys, item) for key, item in content.items() if key not in keys}
 
 
 def link_or_copy(source: Path, target: Path) -> None:

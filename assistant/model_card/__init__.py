@@ -12,7 +12,7 @@ import tomli_w
 
 from assistant.bundles.front_matter import write_front_matter
 from assistant.folders import copy_chat, read_json, write_json
-from assistant.model_card.origin import Base, base_of, card_of, without_places
+from assistant.model_card.origin import Base, base_of, card_of, licence_fields, without_places
 from assistant.model_card.usage import use_lines
 from assistant.scorecard import markdown
 from assistant.settings import DATA, load_settings, load_toml, slug, write_text
@@ -21,12 +21,14 @@ Form = Literal["merged", "adapter", "gguf"]
 # What Hugging Face calls them: a merge there is of several models, ours is a finetune of one.
 RELATIONS: dict[Form, str] = {"merged": "finetune", "adapter": "adapter", "gguf": "quantized"}
 LIBRARIES: dict[Form, str] = {"merged": "transformers", "adapter": "peft", "gguf": "gguf"}
-LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 
 
-def write_model_card(run: Path, folder: Path, *, repo: str = "", include_facts: bool = False) -> None:
+def write_model_card(
+    run: Path, folder: Path, *, repo: str = "", include_facts: bool = False, scorecard: Path | None = None
+) -> None:
     """Write README.md, and the scorecard's picture beside it, into `folder`: a model, an adapter or a .gguf.
 
+    `scorecard`: its scorecard.json, where that is not the run's own.
     The owner and the facts of the card are written only with `include_facts`: ask the person first. In an
     adapter's copy the base gets its hub name, and the chat files come along; the run's own stay as they are.
     Raises ValueError for a folder that is none of these or a run without a name.
@@ -36,7 +38,8 @@ def write_model_card(run: Path, folder: Path, *, repo: str = "", include_facts: 
     texts = load_toml(DATA / "model_card.toml")
     words = words_for(card, base, texts)
     title = texts["title"]["own" if card.get("owner") else "person"].format(**words)
-    picture = run / "scorecard" / "scorecard.png"
+    scorecard = scorecard or run / "scorecard" / "scorecard.json"
+    picture = scorecard.with_name("scorecard.png")
     if picture.is_file():
         shutil.copyfile(picture, folder / "scorecard.png")
     parts = [
@@ -45,7 +48,7 @@ def write_model_card(run: Path, folder: Path, *, repo: str = "", include_facts: 
         *_section(texts, "base", _base_lines(base, texts)),
         *_section(texts, "data", _data_lines(run, card, texts)),
         *_section(texts, "settings", _settings_lines(run, texts)),
-        *_section(texts, "scorecard", _scorecard_lines(run, form, base, repo or title, texts)),
+        *_section(texts, "scorecard", _scorecard_lines(scorecard, form, base, repo or title, texts)),
         *_section(texts, "use", use_lines(form, folder, base, repo or slug(title), texts)),
         *_section(texts, "limits", _limit_lines(form, words, texts)),
     ]
@@ -97,10 +100,7 @@ def front_matter(
     form: Form, card: Mapping[str, Any], base: Base, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the hubs read: licence, base and its relation, languages, task, library, tags."""
-    values: dict[str, Any] = {"license": LICENCES.get(base.licence, "other")}
-    if values["license"] == "other":
-        values["license_name"] = slug(base.licence.split(":")[0])
-        values |= {"license_link": f"https://huggingface.co/{base.id}"} if base.id else {}
+    values: dict[str, Any] = {**licence_fields(base)}
     if base.id:
         values |= {"base_model": [base.id], "base_model_relation": RELATIONS[form]}
     sees = str(config.get("model_type", "")).startswith("llava")
@@ -150,9 +150,8 @@ def _settings_lines(run: Path, texts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scorecard_lines(
-    run: Path, form: Form, base: Base, model: str, texts: Mapping[str, Any]
+    path: Path, form: Form, base: Base, model: str, texts: Mapping[str, Any]
 ) -> Iterator[str]:
-    path = run / "scorecard" / "scorecard.json"
     if not path.is_file():
         yield texts["scorecard"]["missing"]
         return
@@ -162,7 +161,7 @@ def _scorecard_lines(
     yield shown.partition("\n")[2].strip()
     if form == "gguf" and engine == "transformers":
         yield f"\n{texts['scorecard']['merged_alone']}"
-    if (run / "scorecard" / "scorecard.png").is_file():
+    if path.with_name("scorecard.png").is_file():
         yield f"\n{texts['scorecard']['picture']}"
 
 

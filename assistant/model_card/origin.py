@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from assistant.catalog import Model, load_catalog, models_folder
-from assistant.settings import load_settings, load_toml
+from assistant.settings import load_settings, load_toml, slug
+
+LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit"}
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,14 @@ def card_of(run: Path, folder: Path) -> dict[str, Any]:
     return dict(found)
 
 
-def base_of(run: Path, card: Mapping[str, Any]) -> Base:
-    """The base by the settings of its folder, wherever it lies now; when it is gone, by the catalog."""
+def base_of(run: Path, card: Mapping[str, Any], folder: Path | None = None) -> Base:
+    """The base by the settings of its folder, wherever it lies now; when it is gone, by the catalog.
+
+    `folder`: the model itself, which may be a base.
+    """
     trained_on = Path(str(load_settings(run / "adapter").get("model", "")))
+    if not trained_on.name and folder and "licence" in load_settings(folder):
+        trained_on = folder
     made = load_settings(trained_on) if trained_on.name else {}
     known = _in_catalog(str(made.get("model", "")), trained_on.name, str(card.get("base", "")))
     made = made or (load_settings(models_folder() / known.name) if known else {})
@@ -44,6 +51,14 @@ def base_of(run: Path, card: Mapping[str, Any]) -> Base:
         hub = str(made["source_name"])
     licence = str(made.get("licence") or (known.licence if known else Base.licence))
     return Base(title, hub, licence, str(made.get("dequantized_from", "")), str(made.get("dtype", "")))
+
+
+def licence_fields(base: Base) -> dict[str, str]:
+    """What hubs read of a licence; one that they have no word for by its name."""
+    if base.licence in LICENCES:
+        return {"license": LICENCES[base.licence]}
+    link = {"license_link": f"https://huggingface.co/{base.id}"} if base.id else {}
+    return {"license": "other", "license_name": slug(base.licence.split(":")[0]), **link}
 
 
 def _in_catalog(*names: str) -> Model | None:

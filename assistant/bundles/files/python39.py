@@ -6,6 +6,7 @@ It uses nothing of the project: that needs a newer Python. deploy.json beside it
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -35,8 +36,7 @@ def find_model(said: dict[str, Any]) -> Path:
     if said.get("repository"):
         folder = Path.home() / ".assistant" / said["repository"].replace("/", "--")
         if not (folder / ".git").is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            git(folder.parent, "clone", "--depth", "1", HUB + "/" + said["repository"] + ".git", str(folder))
+            clone(HUB + "/" + said["repository"] + ".git", folder)
         path = folder / said["model"]
     if not path.is_file():
         raise SystemExit(f"error: {path} is not there; push it through git-lfs")
@@ -46,6 +46,16 @@ def find_model(said: dict[str, Any]) -> Path:
     if not first_bytes(path).startswith(b"GGUF"):
         raise SystemExit(f"error: {path} is no GGUF file (a git-lfs pointer?); push it again")
     return path
+
+
+def clone(address: str, folder: Path) -> None:
+    """Whole or not at all: what a cut one left would never be repaired."""
+    beside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    git(folder.parent, "clone", "--depth", "1", address, str(beside))
+    beside.rename(folder)
 
 
 def first_bytes(path: Path) -> bytes:
