@@ -149,6 +149,7 @@ def test_the_hosts_own_store_is_read(hub: Hub, folder: Path, monkeypatch: pytest
     [
         (403, {"code": "OperationNotAllowed"}, r"may not write to ada/assistant \(403\)"),
         (403, {"code": "QuotaLimitExceed", "message": "5 studios"}, "quota .* is used up: .*5 studios"),
+        (402, {"code": "PaymentRequired", "message": "balance"}, "answered 402 for ada/assistant: .*balance"),
         (400, {"code": "InputParameterError", "message": "bad base_image"}, "answered 400 .*bad base_image"),
     ],
 )
