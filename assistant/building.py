@@ -11,6 +11,7 @@ from assistant.catalog import PLAIN_FILES, Model, Source
 from assistant.folders import (
     check_weights,
     has_chat_template,
+    indexed_files,
     is_internlm2,
     make_chat_ours,
     read_json,
@@ -44,7 +45,7 @@ def build(model: Model, source: Source, files: Path, revision: str, folder: Path
         "dtype": config.get("dtype") or config.get("torch_dtype"),
         "dequantized_from": files.name if files.is_file() else None,
         "converted_from": "internlm2" if converted else None,
-        "is_base": converted and not has_chat_template(files),
+        "is_base": model.is_base or (converted and not has_chat_template(files)),
         "weights": [describe_weights(path) for path in weight_files(folder)],
     }  # fmt: skip
     save_settings(folder, settings)
@@ -103,8 +104,8 @@ def convert(files: Path, folder: Path) -> None:
     if not model.is_file():
         raise ValueError(f"{files} has no tokenizer.model; give the whole InternLM2 folder")
     refuse_pointer(model)
+    make_tokenizer(model, folder)  # seconds, where the weights may be minutes
     to_llama(files, folder)
-    make_tokenizer(model, folder)
     for path in (model, *files.glob("LICENSE*")):
         shutil.copy2(path, folder / path.name)
 
@@ -147,9 +148,9 @@ def _to_safetensors(path: Path, folder: Path) -> None:
     """Pickled tensors, read without running anything in them. Raises ValueError for any other content."""
     from safetensors.torch import save_file
 
-    from assistant.tensors import read_pickled
+    from assistant.tensors import pickled_tensors
 
-    tensors = read_pickled(path)
+    tensors = pickled_tensors(path)
     copies = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     save_file(copies, folder / _safetensors_name(path.name), metadata={"format": "pt"})
 
@@ -157,6 +158,7 @@ def _to_safetensors(path: Path, folder: Path) -> None:
 def _translate_index(index: Path, folder: Path) -> None:
     (folder / index.name).unlink(missing_ok=True)
     if index.is_file():
+        indexed_files(index)
         content = read_json(index)
         places = content["weight_map"].items()
         content["weight_map"] = {name: _safetensors_name(file) for name, file in places}

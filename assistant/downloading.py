@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from assistant.catalog import Source
-from assistant.folders import check_hash, sha256_of
+from assistant.catalog import PICKLED_FILES, Source
+from assistant.folders import check_hash, is_internlm2, sha256_of
 from assistant.settings import one_line
 
 OPENXLAB = "https://code.openxlab.org.cn"
@@ -86,21 +86,39 @@ def _reason(output: str, *starts: str) -> str:
 
 def from_hub(source: Source, raw: Path) -> tuple[Path, str]:
     """A Hub repository's files in `raw`; HF_ENDPOINT and HF_TOKEN are read by huggingface_hub."""
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import filter_repo_objects
+    from huggingface_hub import snapshot_download
 
     raw.mkdir(parents=True, exist_ok=True)
     with _hub_errors_in_words(source.name):
         # Asked for first: without an answer, snapshot_download takes a half-filled folder for the snapshot.
-        info = HfApi().model_info(source.name, revision=source.revision or None, files_metadata=True)
-        listed = filter_repo_objects(info.siblings or [], allow_patterns=list(source.files), key=_file_name)
-        files = [file for file in listed if "/" not in file.rfilename]
+        info, files = _on_hub(source)
         small = [file.rfilename for file in files if not file.lfs]
         snapshot_download(source.name, revision=info.sha, local_dir=raw, allow_patterns=small)
         for file in files:
             if file.lfs and not (raw / file.rfilename).is_file():
                 _resume_large_file(source.name, str(info.sha), file, raw / file.rfilename)
     return raw, str(info.sha)
+
+
+def _on_hub(source: Source) -> tuple[Any, list[Any]]:
+    """What the Hub knows of a repository, and those of its files that are wanted."""
+    from huggingface_hub import HfApi
+
+    info = HfApi().model_info(source.name, revision=source.revision or None, files_metadata=True)
+    files = {str(file.rfilename): file for file in info.siblings or []}
+    return info, [files[name] for name in source.wanted(files)]
+
+
+def size_on_hub(source: Source) -> tuple[int, bool]:
+    """(MB that would be fetched, whether other weights than those are stored in the end).
+
+    Raises RuntimeError when the Hub does not say.
+    """
+    with _hub_errors_in_words(source.name):
+        info, files = _on_hub(source)
+    is_plain = any(file.rfilename.endswith(".safetensors") for file in files)
+    is_remade = not is_plain or is_internlm2({"model_type": (info.config or {}).get("model_type")})
+    return sum(file.size or 0 for file in files) // 10**6 + 1, is_remade
 
 
 def _resume_large_file(name: str, commit: str, file: Any, target: Path) -> None:
@@ -128,10 +146,6 @@ def _resume_large_file(name: str, commit: str, file: Any, target: Path) -> None:
         )
     check_hash(half, file.lfs.sha256, target.name)
     os.replace(half, target)
-
-
-def _file_name(file: Any) -> str:
-    return str(file.rfilename)
 
 
 @contextmanager
@@ -164,9 +178,11 @@ def from_modelscope(source: Source, raw: Path) -> tuple[Path, str]:
         raise RuntimeError("the modelscope source needs a package: pip install modelscope") from None
     import requests
 
-    revision, patterns = source.revision or None, list(source.files)
+    where = {"revision": source.revision or None, "local_dir": str(raw)}
     try:
-        snapshot_download(source.name, revision=revision, local_dir=str(raw), allow_file_pattern=patterns)
+        snapshot_download(source.name, allow_file_pattern=list(source.files), **where)
+        if source.pickled_weights and not any(raw.glob("*.safetensors")):
+            snapshot_download(source.name, allow_file_pattern=list(PICKLED_FILES), **where)
     except (requests.ConnectionError, ConnectionError):
         raise RuntimeError(
             "ModelScope cannot be reached; check the network or choose another source"
@@ -191,7 +207,8 @@ def from_openxlab(source: Source, raw: Path) -> tuple[Path, str]:
     # A kill may leave a large file half written; git-lfs would take it for a person's change and keep it.
     (raw / ".git" / "index.lock").unlink(missing_ok=True)
     _git(address, raw, "reset", "--hard", "--quiet")
-    _git(address, raw, "lfs", "pull")
+    names = _git(address, raw, "ls-files").splitlines()
+    _git(address, raw, "lfs", "pull", "--include", ",".join(source.wanted(names)))
     return raw, _git(address, raw, "rev-parse", "HEAD")
 
 

@@ -4,21 +4,25 @@ Downloads gather in .downloads/, the folder is built in .NAME.partial and rename
 """
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from assistant.building import build, revert
-from assistant.catalog import Model, Source, find, load_catalog, models_folder
-from assistant.downloading import download
+from assistant.catalog import Model, Source, find, find_by_id, load_catalog, models_folder
+from assistant.downloading import download, size_on_hub
 from assistant.folders import is_complete
 from assistant.settings import check_replaceable, load_settings, near_names, one_line, save_settings
 
-# Free space wanted, in finished sizes: the download and the finished folder exist side by side for a moment.
+# Free space wanted, in finished sizes: the download and the finished folder exist side by side for a moment,
+# and git-lfs keeps an object beside each file. A download is linked into the folder where nothing is remade.
 SPACE_FACTORS = {"pypi": 2.0, "hub": 1.1, "modelscope": 1.1, "openxlab": 2.1, "local": 1.1}
-CONVERTED_FACTOR = 2.1  # InternLM2: the download and the Llama folder made from it
+HUB_ID = re.compile(r"(?!\.)[\w.-]+/[\w.-]+")
+REMADE_FACTOR = 1.0  # InternLM2: the Llama beside the download
 
 
 def say(sentence: str) -> None:
@@ -26,14 +30,13 @@ def say(sentence: str) -> None:
 
 
 def fetch(name_or_path: str, source: str | None = None, out: Path | None = None) -> Path:
-    """A catalog name or a path → a finished model folder; nothing is done when it is already complete.
+    """A catalog name, a hub's owner/name or a path → a finished folder; nothing is done when it is complete.
 
     Raises ValueError for a wrong name, path or content and RuntimeError for a machine or source that fails.
     """
     model = _model_asked_for(name_or_path, source)
     sources = _sources_asked_for(model, source)
-    folder = (out or models_folder() / model.name).resolve()
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder = (out or models_folder() / model.folder_name).resolve()
     with _alone_with(folder):
         if is_complete(folder):
             _refuse_other(folder, model)
@@ -43,32 +46,61 @@ def fetch(name_or_path: str, source: str | None = None, out: Path | None = None)
     return folder
 
 
-def fetch_back(folder: Path, out: Path) -> None:
+def fetch_back(name_or_path: str, out: Path) -> None:
     """A folder converted from InternLM2 → InternLM2's own layout in `out`, written whole.
 
     Raises ValueError for another folder, or when other files would be lost in `out`.
     """
-    check_replaceable(out, load_settings(out).get("reverted_from") is not None)
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    revert(folder, partial)
-    save_settings(partial, {"reverted_from": str(folder)})
-    _swap_in(partial, out)
+    folder, out = _finished_folder(name_or_path), out.resolve()
+    with _alone_with(out):
+        check_replaceable(out, load_settings(out).get("reverted_from") is not None)
+        _check_space(f"{out.name} as InternLM2", _bytes_in(folder) * 1.1, out.parent)
+        with _beside(out) as partial:
+            revert(folder, partial)
+            save_settings(partial, {"reverted_from": str(folder)})
     say(f"{out} is InternLM2 again")
+
+
+def _finished_folder(name_or_path: str) -> Path:
+    path = Path(name_or_path).expanduser()
+    if path.exists():
+        return path
+    folder = models_folder() / _model_asked_for(name_or_path, None).folder_name
+    if not is_complete(folder):
+        raise ValueError(
+            f"{_shown(folder)} is not there; fetch it first: python scripts/fetch_model.py {name_or_path}"
+        )
+    return folder
 
 
 def _model_asked_for(name_or_path: str, source: str | None) -> Model:
     path = Path(name_or_path).expanduser()
-    is_name = source != "local" and name_or_path.lower() in load_catalog()
-    if is_name or not (source == "local" or path.exists() or os.sep in name_or_path):
+    if source != "local" and name_or_path.lower() in load_catalog():
+        return find(name_or_path)
+    if source != "local" and not path.exists() and _is_hub_id(name_or_path):
+        return find_by_id(name_or_path)
+    if not (source == "local" or path.exists() or os.sep in name_or_path):
         return find(name_or_path)
     if not path.exists():
-        raise ValueError(f"{path} does not exist; give a folder with config.json, or a name from the catalog")
+        known = "a name from the catalog, or a hub's owner/name"
+        raise ValueError(f"{path} does not exist; give a folder with config.json, {known}")
     path = path.resolve()
-    size_mb = sum(file.stat().st_size for file in [path, *path.rglob("*")] if file.is_file()) // 10**6 + 1
     name = path.stem if path.is_file() else path.name
-    return Model(name, name, (Source("local", str(path)),), size_mb, "as its maker states")
+    return Model(
+        name, name, (Source("local", str(path)),), _bytes_in(path) // 10**6 + 1, "as its maker states"
+    )
+
+
+def _is_hub_id(text: str) -> bool:
+    """owner/name, unless a folder of the owner's name makes a mistyped path likelier."""
+    return bool(HUB_ID.fullmatch(text)) and not Path(text).parent.exists()
+
+
+def _bytes_in(path: Path, besides: str = ".git") -> int:
+    """Of a file, or of all files below a folder; a clone's own store is not copied."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    counted = [file for file in files if besides not in file.relative_to(path).parts]
+    return sum(file.stat().st_size for file in counted)
 
 
 def _sources_asked_for(model: Model, kind: str | None) -> list[Source]:
@@ -80,16 +112,27 @@ def _sources_asked_for(model: Model, kind: str | None) -> list[Source]:
 
 def _make(model: Model, sources: list[Source], folder: Path) -> None:
     _refuse_foreign(folder)
-    _check_space(model, sources, folder.parent)
     downloads = folder.parent / ".downloads" / folder.name
-    partial = folder.with_name(f".{folder.name}.partial")
-    _first_that_works(sources, lambda source: _build(model, source, downloads / source.kind, partial))
-    _swap_in(partial, folder)
+    shutil.rmtree(_partial(folder), ignore_errors=True)
+    if not model.size_mb:
+        model = _sized(model, sources)
+    _check_space(model.name, _bytes_wanted(model, sources, downloads), folder.parent)
+    _first_that_works(sources, lambda source: _build(model, source, downloads / source.kind, folder))
     shutil.rmtree(downloads, ignore_errors=True)
     with suppress(OSError):  # kept while another model's download lies in it
         downloads.parent.rmdir()
     if load_settings(folder).get("is_base"):
         say(f"{model.name} is a base model: it was never taught to chat; it got the house's chat template")
+
+
+def _sized(model: Model, sources: list[Source]) -> Model:
+    """With the size that the Hub's own list gives; without one when the Hub is not asked or does not say."""
+    for source in sources:
+        if source.kind == "hub":
+            with suppress(RuntimeError):  # said when the download fails as well
+                size_mb, converted = size_on_hub(source)
+                return replace(model, size_mb=size_mb, converted=converted)
+    return model
 
 
 def _first_that_works(sources: list[Source], attempt: Callable[[Source], None]) -> None:
@@ -107,11 +150,27 @@ def _first_that_works(sources: list[Source], attempt: Callable[[Source], None]) 
     raise RuntimeError(f"none of the {len(sources)} sources gave the model; the last said: {failures[-1]}")
 
 
-def _build(model: Model, source: Source, raw: Path, partial: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
+def _build(model: Model, source: Source, raw: Path, folder: Path) -> None:
     files, revision = download(source, raw)
+    with _beside(folder) as partial:
+        build(model, source, files, revision, partial)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """An empty folder that takes the place of `folder` when all went well; else it is gone again."""
+    partial = _partial(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    build(model, source, files, revision, partial)
+    try:
+        yield partial
+        _swap_in(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def _refuse_other(folder: Path, model: Model) -> None:
@@ -131,12 +190,23 @@ def _refuse_foreign(folder: Path) -> None:
     say(f"{_shown(folder)} is damaged or unfinished and is made again")
 
 
-def _check_space(model: Model, sources: list[Source], parent: Path) -> None:
-    factors = [SPACE_FACTORS[source.kind] for source in sources]
-    need_mb = round(model.size_mb * max(CONVERTED_FACTOR if model.converted else 0, *factors))
-    free_mb = shutil.disk_usage(parent).free // 10**6
+def _bytes_wanted(model: Model, sources: list[Source], downloads: Path) -> float:
+    """Free bytes that the neediest source takes; what an earlier run left of its download is here already."""
+    remade = [model.converted and source.kind != "local" for source in sources]
+    factors = [
+        SPACE_FACTORS[source.kind] + REMADE_FACTOR * more
+        for source, more in zip(sources, remade, strict=True)
+    ]
+    here = [_bytes_in(downloads / source.kind, besides="") for source in sources]
+    return max(model.size_mb * 10**6 * factor - have for factor, have in zip(factors, here, strict=True))
+
+
+def _check_space(what: str, need: float, parent: Path) -> None:
+    need_mb, free_mb = round(need / 10**6), shutil.disk_usage(parent).free // 10**6
     if free_mb < need_mb:
-        raise RuntimeError(f"{model.name} needs {need_mb} MB in {parent}, and only {free_mb} MB are free")
+        raise RuntimeError(
+            f"{what} needs {need_mb} MB in {parent}, and only {free_mb} MB are free; free some"
+        )
 
 
 def _swap_in(partial: Path, folder: Path) -> None:
@@ -157,6 +227,7 @@ def _alone_with(folder: Path) -> Iterator[None]:
     except ImportError:
         yield
         return
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -22,7 +22,7 @@ from assistant.conversations import (
 )
 from assistant.devices import device_of_machine, fast_dtype
 from assistant.eyes import Eyes, eyes_of, is_llava
-from assistant.folders import refuse_pointer
+from assistant.folders import is_internlm2, read_json, refuse_pointer
 from assistant.internlm2_tokenizer import check_tokenizer
 from assistant.llava_chat import IMAGE
 from assistant.settings import load_settings
@@ -90,6 +90,9 @@ def check_model_folder(path: Path) -> None:
         raise ValueError(f"{path} is not a folder; fetch a model first: python scripts/fetch_model.py NAME")
     if not (path / "config.json").is_file():
         raise ValueError(f"{path} has no config.json: not a model folder")
+    if is_internlm2(read_json(path / "config.json")):
+        way = f"convert it: python scripts/fetch_model.py {path}"
+        raise ValueError(f"{path} is an InternLM2 as published, which needs remote code; {way}")
     for weights in path.glob("*.safetensors"):
         refuse_pointer(weights)
 

@@ -2,6 +2,7 @@
 
     python scripts/fetch_model.py smollm2-135m-instruct
     python scripts/fetch_model.py internlm2-chat-1_8b --source modelscope
+    python scripts/fetch_model.py internlm/internlm2-chat-1_8b
     python scripts/fetch_model.py path/to/a/folder
     python scripts/fetch_model.py models/internlm2-chat-1_8b --to internlm2 --out out/internlm2
 
@@ -24,7 +25,7 @@ class FetchModel:
     """What to fetch and where to put it."""
 
     name: tyro.conf.Positional[str] = "smollm2-135m-instruct"
-    """A name from data/models.toml, or the path of a model folder or .gguf file."""
+    """A name from data/models.toml, a hub's owner/name, or the path of a model folder or .gguf file."""
     source: SourceKind | None = None
     """The only source to try; without it the catalog's order is followed."""
     out: Path | None = None
@@ -37,7 +38,7 @@ def main(settings: FetchModel) -> None:
     if settings.to == "internlm2":
         if settings.out is None:
             raise ValueError("--to internlm2 needs --out, the folder to write")
-        return fetch_back(Path(settings.name), settings.out)
+        return fetch_back(settings.name, settings.out)
     fetch(settings.name, settings.source, settings.out)
 
 
