@@ -635,6 +635,16 @@ def test_each_host_gets_its_own_token_and_no_other():
     assert login_for("https://notmodelscope.cn/a/b", {"MODELSCOPE_API_TOKEN": "m"}) is None
 
 
+def test_the_short_address_of_hugging_face_leads_to_the_long_one_with_the_same_token(tmp_path):
+    from assistant.bundles.git import HELPER, _environment
+
+    said = _environment("https://hf.co/spaces/a/b", tmp_path, Login("user", "h"))
+    names = [said[f"GIT_CONFIG_KEY_{n}"] for n in range(int(said["GIT_CONFIG_COUNT"]))]
+    for host in ("hf.co", "huggingface.co"):
+        first, last = (n for n, name in enumerate(names) if name == f"credential.https://{host}.helper")
+        assert (said[f"GIT_CONFIG_VALUE_{first}"], said[f"GIT_CONFIG_VALUE_{last}"]) == ("", HELPER)
+
+
 def test_git_finds_the_token_that_modelscopes_own_login_stored(tmp_path, monkeypatch):
     config = pytest.importorskip("modelscope_hub.config")
     monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path))

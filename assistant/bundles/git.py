@@ -96,8 +96,10 @@ def _environment(remote: str, folder: Path, login: Login | None) -> dict[str, st
         values["GIT_TERMINAL_PROMPT"] = "0"
     parts = urlsplit(remote)
     if login and is_web(remote):
-        scope = f"credential.{parts.scheme}://{parts.netloc}.helper"
-        settings = [(scope, ""), (scope, HELPER)]  # an empty one first: nobody else's helper is asked
+        # hf.co leads to huggingface.co, which then asks. An empty helper first: nobody else's is asked
+        names = {parts.netloc, *(["huggingface.co"] if parts.netloc == "hf.co" else [])}
+        scopes = [f"credential.{parts.scheme}://{name}.helper" for name in sorted(names)]
+        settings = [(scope, helper) for scope in scopes for helper in ("", HELPER)]
         values |= {"PUBLISH_USER": login.user, "PUBLISH_TOKEN": login.token}
         for number, (key, value) in enumerate(settings, int(values.get("GIT_CONFIG_COUNT", "0"))):
             values |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}

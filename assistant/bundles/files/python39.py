@@ -35,9 +35,9 @@ def find_model(said: dict[str, Any]) -> Path:
     path = HERE / said["model"]
     if said.get("repository"):
         folder = Path.home() / ".assistant" / said["repository"].replace("/", "--")
-        if not (folder / ".git").is_dir():
-            clone(HUB + "/" + said["repository"] + ".git", folder)
         path = folder / said["model"]
+        if not path.is_file():
+            clone(HUB + "/" + said["repository"] + ".git", folder)
     if not path.is_file():
         raise SystemExit(f"error: {path} is not there; push it through git-lfs")
     if first_bytes(path).startswith(POINTER):
