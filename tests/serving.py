@@ -55,7 +55,7 @@ def serving(face: Face, folder: Path, root: Path = REPOSITORY, **environment: st
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         try:
             urllib.request.urlopen(url, timeout=5).close()
             return

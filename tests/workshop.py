@@ -1,6 +1,7 @@
 """A small copy of the project with a tiny random base model, so that a whole assistant takes seconds."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -32,6 +33,15 @@ def make_stage(root: Path) -> Path:
     (root / "models" / BASE).mkdir(parents=True)
     save_settings(root / "models" / BASE, {"title": "Tiny"})
     shutil.copy(Path(__file__).with_name("played_assistant.py"), root / "scripts" / "make_assistant.py")
+    return root
+
+
+def make_narrow_stage(root: Path) -> Path:
+    """A copy that lets llama.cpp answer one conversation after the other, so that others wait."""
+    make_stage(root)
+    backend = root / "assistant" / "backends" / "llama_cpp_backend.py"
+    text = backend.read_text(encoding="utf-8")
+    backend.write_text(re.sub(r"^MOST_SLOTS = \d+", "MOST_SLOTS = 1", text, flags=re.MULTILINE), "utf-8")
     return root
 
 

@@ -66,7 +66,7 @@ def wire_form(parts: Parts, form: Form) -> None:
         try:
             rows = preview(wish, texts.code)
         except ValueError as error:
-            return {form.rows: gr.Dataframe(visible=False), form.said: one_line(error)}
+            return {form.rows: gr.Dataframe(visible=False), form.said: refused(error, texts)}
         heads = [texts["make_question"], texts["make_answer"]]
         table = gr.Dataframe(as_table(heads, rows), label=texts["make_preview"], visible=True)
         return {form.rows: table, form.said: ""}
@@ -78,6 +78,10 @@ def wire_form(parts: Parts, form: Form) -> None:
         [form.rows, form.said],
         **LATEST,
     )
+
+
+def refused(error: Exception, texts: Texts) -> str:
+    return texts.say("make_refused", error=one_line(error))
 
 
 def show(shop: Workshop, language: str, before: str = "") -> dict[Any, Any]:
@@ -102,7 +106,7 @@ def begin(shop: Workshop, wish: Wish, language: str) -> dict[Any, Any]:
     except Refused as error:
         gr.Info(shop.parts.texts(language).say("make_" + error.kind, name=error.name), title="")
     except (ValueError, OSError) as error:
-        return {shop.form.said: one_line(error)}
+        return {shop.form.said: refused(error, shop.parts.texts(language))}
     return show(shop, language) | {shop.form.said: ""}
 
 

@@ -180,7 +180,7 @@ def wire_files(parts: Parts, widgets: Widgets, leave: dict[str, Any]) -> None:
             for chat in reversed(chats):
                 parts.store.save(id, chat)
         except ValueError as error:
-            gr.Warning(one_line(error), title=texts["import"])
+            gr.Warning(texts.say("import_failed", error=one_line(error)), title=texts["import"])
             return {}
         gr.Info(texts.say("imported", number=len(chats)), title=texts["import"])
         return show(parts, widgets, id, chats[0], texts)

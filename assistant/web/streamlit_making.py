@@ -103,14 +103,14 @@ def begin(wish: Wish, texts: Texts) -> None:
     except Refused as error:
         state["refused"] = texts.say("make_" + error.kind, name=error.name)
     except (ValueError, OSError) as error:
-        state["refused"] = one_line(error)
+        state["refused"] = texts.say("make_refused", error=one_line(error))
 
 
 def show_preview(wish: Wish, texts: Texts) -> None:
     try:
         rows = preview(wish, texts.code)
     except ValueError as error:
-        st.warning(plain_label(one_line(error)))
+        st.warning(plain_label(texts.say("make_refused", error=one_line(error))))
         return
     st.caption(texts["make_preview"])
     show_table(("question", "answer"), rows, texts)

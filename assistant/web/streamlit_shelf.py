@@ -86,7 +86,7 @@ def take_in(texts: Texts) -> None:
         for chat in reversed(chats):
             store().save(browser(), chat)
     except ValueError as error:
-        st.toast(plain_label(one_line(error)))
+        st.toast(plain_label(texts.say("import_failed", error=one_line(error))))
         return
     choose(chats[0])
     st.toast(texts.say("imported", number=len(chats)))
