@@ -30,6 +30,9 @@ class Objective:
     """Identity rows in each step."""
     anchor_rows: int = 14
     """Anchor rows in each step; 0 trains without an anchor."""
+    filter: float = 0.0
+    """After the last step LoRA's inputs are filtered: how much a general one counts against an identity's;
+    0: not at all."""
     anchors: int = 800
     """General anchor rows, of those in data/general/; near misses and greetings of the data come on top."""
     steps: int = 100
@@ -118,6 +121,8 @@ def _with_parent(values: dict[str, Any], name: str) -> dict[str, Any]:
 
 def recipe_from(values: dict[str, Any], name: str) -> Recipe:
     values = {section: keys or {} for section, keys in values.items()}
+    if values.get("objective", {}).get("filter") and not values.get("lora"):
+        raise ValueError(f"recipe {name}: [objective] filter needs a [lora] section; set it to 0 without one")
     sections = {"objective", "watch", "vision", "trainer", "lora", "languages", "quantization"}
     for section in values:
         if section not in sections:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from assistant.devices import keep_freed_memory, memory_of, name_of
 from assistant.loading import ChatModel, core_of, load_chat_model
@@ -23,6 +23,7 @@ from assistant.training.examples import (
     schedule,
     text_examples,
 )
+from assistant.training.filtering import FilterInputs
 from assistant.training.loss import Head, head_over
 from assistant.training.memory import GIB
 from assistant.training.parts import (
@@ -97,14 +98,16 @@ def train(
     plan = memory_plan(model, chat, recipe, examples, order, pictures.bytes_on_gpu if pictures else 0)
     say(f"{name_of(chat.model.device)}, {memory_of(chat.model.device) / GIB:.1f} GiB to use: {plan}")
     start = _start(out, resume)
+    collate = Collator(examples, prepared[: len(examples)], pictures)
     survive = watching.Survive()
     trainer = AnchoredTrainer(
         model=model,
         args=arguments(recipe, out / CHECKPOINTS, chat, plan),
         train_dataset=Dataset.from_dict({"batches": order}),
-        collate=Collator(examples, prepared[: len(examples)], pictures),
+        collate=collate,
         processing_class=chat.tokenizer,
         callbacks=[
+            *_filters(collate, recipe, from_layer),
             watching.KeepBest(watcher, recipe.watch.every, out, say),
             survive,
             Progress(say, out / HISTORY),
@@ -118,6 +121,11 @@ def train(
     _go(trainer, start, survive)
     _finish(out, trainer.state.log_history, settings or {})
     return out
+
+
+def _filters(collate: Collator, recipe: Recipe, from_layer: int) -> list[TrainerCallback]:
+    strength = recipe.objective.filter
+    return [FilterInputs(collate, from_layer, strength, say)] if strength else []
 
 
 def _go(trainer: AnchoredTrainer, start: Path | None, survive: watching.Survive) -> None:
