@@ -1,4 +1,4 @@
-"""A CPU Gradio Space, rehearsed: a clone, a new environment, the page as uid 1000, the first answer.
+"""A CPU Gradio Space, rehearsed: a clone, a new environment, the page as uid 1000, an answer, --verify.
 
 Run: python benchmarks/rehearse_space.py --model out/ada --python python3.12 (takes minutes and 2 GB of disk)
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from assistant.bundles import build_bundle, choose_model
 from assistant.bundles.git import prepared, push
 from assistant.bundles.targets import find_target
-from assistant.settings import run_command
+from assistant.settings import REPOSITORY, run_command
 
 VISITOR = 1000
 LONGEST_S, MOST_GB = 60, 2.0
@@ -63,12 +63,13 @@ def make_clone(settings: Settings, place: Path) -> Path:
 def install(settings: Settings, clone: Path, venv: Path) -> Path:
     """A new environment, and the host's one pip command."""
     start = time.monotonic()
-    run(settings.python, "-m", "venv", venv)
     wanted = ("-r", clone / "requirements.txt", *find_target("huggingface", "cpu").host_requirements)
-    run(venv / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted)
-    run(venv / "bin" / "python", "-m", "pip", "check")
+    python = venv / "bin" / "python"
+    run(settings.python, "-m", "venv", venv)
+    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *wanted)
+    run(python, "-m", "pip", "check")
     say(f"installed in {time.monotonic() - start:.0f} s")
-    return venv / "bin" / "python"
+    return python
 
 
 def measure(settings: Settings, clone: Path, python: Path, place: Path) -> dict[str, object]:
@@ -91,7 +92,8 @@ def measure(settings: Settings, clone: Path, python: Path, place: Path) -> dict[
     }
     host |= {"GRADIO_SERVER_NAME": "127.0.0.1", "GRADIO_SERVER_PORT": str(port)}
     start = time.monotonic()
-    page = subprocess.Popen([*(drop if is_root else []), str(python), "app.py"], cwd=clone, env=host)
+    command = [*(drop if is_root else []), str(python), "app.py"]
+    page = subprocess.Popen(command, cwd=clone, env=host, stdout=sys.stderr)
     try:
         wait_for(port, page)
         up_s = time.monotonic() - start
@@ -99,6 +101,8 @@ def measure(settings: Settings, clone: Path, python: Path, place: Path) -> dict[
         answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         answer_s = time.monotonic() - start
         status = Path(f"/proc/{page.pid}/status").read_text(encoding="utf-8")
+        ticks = Path(f"/proc/{page.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
+        verified = verify(settings, port)
     finally:
         page.terminate()
         page.wait(20)
@@ -106,9 +110,17 @@ def measure(settings: Settings, clone: Path, python: Path, place: Path) -> dict[
     is_met = answer_s <= LONGEST_S and peak_gb <= MOST_GB
     return {
         "answer": answer, "up_s": round(up_s, 1), "answer_s": round(answer_s, 1),
-        "peak_gb": round(peak_gb, 2), "uid": int(status.partition("Uid:")[2].split()[0]),
-        "within_bars": is_met,
+        "cpu_s": sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), "peak_gb": round(peak_gb, 2),
+        "uid": int(status.partition("Uid:")[2].split()[0]), "within_bars": is_met, "verify": verified,
     }  # fmt: skip
+
+
+def verify(settings: Settings, port: int) -> dict[str, object]:
+    """What publish.py says of the live page, and its exit code."""
+    script = REPOSITORY / "scripts" / "publish.py"
+    command = [sys.executable, str(script), "--verify", f"http://127.0.0.1:{port}", "--model", settings.model]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return {"code": done.returncode, "said": done.stderr.splitlines()[1:]}
 
 
 def wait_for(port: int, page: subprocess.Popen[bytes]) -> None:
@@ -121,9 +133,9 @@ def wait_for(port: int, page: subprocess.Popen[bytes]) -> None:
 
 
 def run(*command: object) -> None:
-    """Without this shell's own packages."""
+    """Without this shell's own packages; standard output is for what was measured."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    subprocess.run([str(part) for part in command], check=True, env=environment)
+    subprocess.run([str(part) for part in command], check=True, env=environment, stdout=sys.stderr)
 
 
 def say(sentence: str) -> None:
