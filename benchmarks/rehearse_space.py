@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def measure(settings: Settings, clone: Path, python: Path, place: Path) -> dict[
         wait_for(port, page)
         up_s = time.monotonic() - start
         command = [str(python), "-c", ASK, f"http://127.0.0.1:{port}", settings.question]
-        answer = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
         answer_s = time.monotonic() - start
         status = Path(f"/proc/{page.pid}/status").read_text(encoding="utf-8")
         ticks = Path(f"/proc/{page.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11:13]
@@ -124,11 +125,13 @@ def verify(settings: Settings, port: int) -> dict[str, object]:
 
 
 def wait_for(port: int, page: subprocess.Popen[bytes]) -> None:
+    """Until the page itself is there: its port opens before that."""
     while page.poll() is None:
-        with socket.socket() as probe:
-            if not probe.connect_ex(("127.0.0.1", port)):
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10):
                 return
-        time.sleep(0.1)
+        except OSError:
+            time.sleep(0.1)
     raise RuntimeError(f"the page ended with code {page.returncode} before it was up")
 
 

@@ -220,12 +220,11 @@ def default_model_as_ada(run: Path) -> Path:
 def python_of_everyone() -> str:
     """One that the visitor may run too, new enough for the page, that can make environments."""
     test = "import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))"
-    own = [] if os.geteuid() == 0 and sys.executable.startswith("/root") else [sys.executable]
-    for python in (*own, "/usr/bin/python3"):
-        if (
-            Path(python).is_file()
-            and not subprocess.run([python, "-c", test], capture_output=True).returncode
-        ):
+    drop = ["setpriv", f"--reuid={VISITOR}", f"--regid={VISITOR}", "--clear-groups"]
+    as_everyone = drop if os.geteuid() == 0 and shutil.which("setpriv") else []
+    for python in ("/usr/bin/python3", sys.executable):
+        command = [*as_everyone, python, "-c", test]
+        if Path(python).is_file() and not subprocess.run(command, capture_output=True, cwd="/").returncode:
             return python
     return ""
 
