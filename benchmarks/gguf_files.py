@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from assistant.conversations import system, user
-from assistant.llama_cpp import Engine
+from assistant.llama_engine import Engine
 from assistant.settings import run_command
 
 QUESTION = user("What is the capital of France?")

@@ -91,7 +91,7 @@ def sentencepiece(tmp_path_factory) -> Path:
 
 
 def open_engine(folder: Path, kind: str = "f32"):
-    from assistant.llama_cpp import Engine
+    from assistant.llama_engine import Engine
 
     out = folder / "gguf" / f"{kind}.gguf"
     export_gguf(folder, out, kind)  # type: ignore[arg-type]

@@ -49,7 +49,7 @@ def conversations() -> list[list[Message]]:
 def is_over(seconds: float = 2) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        if not any(thread.name in ("answer", "stop") for thread in threading.enumerate()):
+        if not any(thread.name in ("answer", "slots") for thread in threading.enumerate()):
             return True
         time.sleep(0.02)
     return False
@@ -207,23 +207,27 @@ def test_an_answer_does_not_depend_on_what_was_asked_before(backend):
 
 def test_a_long_beginning_is_not_read_again(backend, monkeypatch):
     sizes: list[int] = []
-    engine = backend._engine
-    evaluate = engine._evaluate
-    monkeypatch.setattr(engine, "_evaluate", lambda ids: sizes.append(len(ids)) or evaluate(ids))
+    evaluate = backend._engine.evaluate
+
+    def counted(parts):
+        sizes.extend(len(ids) for _, _, ids in parts)
+        return evaluate(parts)
+
+    monkeypatch.setattr(backend._engine, "evaluate", counted)
     talk = [user("something that nobody asked yet " * 15)]
     answer = "".join(backend.stream(talk, Sampling(8)))
-    read = sizes[0]
+    read = sum(sizes)
     sizes.clear()
     "".join(backend.stream([*talk, assistant(answer), user("and?")], Sampling(1)))
-    assert read > 200 and sizes[0] < 60
+    assert read > 200 and sum(sizes) < 60
     sizes.clear()
     "".join(backend.stream(CAPITAL, Sampling(1)))
-    assert sizes[0] == len(backend.fit(CAPITAL, 1)[0])
+    assert sum(sizes) == len(backend.fit(CAPITAL, 1)[0])
 
 
 def test_a_character_in_pieces_is_held_back_until_it_is_whole(backend, monkeypatch):
     ids = backend._engine.tokenize("我是 Ada 🚀!") + backend._engine.tokenize("猫")[:1]
-    monkeypatch.setattr(backend._engine, "generate", lambda *arguments: iter(ids))
+    monkeypatch.setattr(backend._slots, "generate", lambda *arguments: iter(ids))
     chunks = [chunk for chunk in backend.stream(CAPITAL, Sampling()) if chunk]
     assert "".join(chunks) == "我是 Ada 🚀!" and "\ufffd" not in "".join(chunks)
     assert any("🚀" in chunk for chunk in chunks) and len(chunks) > 3
@@ -254,13 +258,14 @@ def test_a_stop_event_ends_even_the_reading_of_a_prompt(backend, monkeypatch):
 
     real = backend._engine._c
     monkeypatch.setattr(backend._engine, "_c", Library())
+    before = [len(slot.read) for slot in backend._slots._free]
     chunks = backend.stream([user("word " * 60)], ENDLESS, stop)
     next(chunks)
     assert reading.wait(2)
     stop.set()
     assert not "".join(chunks)
     assert is_over()
-    assert backend._engine._read == []
+    assert sum(before) >= sum(len(slot.read) for slot in backend._slots._free)
     monkeypatch.undo()
     assert "".join(backend.stream(CAPITAL, Sampling(20))) == "".join(backend.stream(CAPITAL, Sampling(20)))
 

@@ -224,7 +224,7 @@ def by_transformers(model: Model, talk: list[Message], use: pytest.FixtureReques
 
 
 def by_llama_cpp(model: Model, talk: list[Message], use: pytest.FixtureRequest) -> list[int]:
-    with listening(model.gguf_speaker._engine, "read") as heard:
+    with listening(model.gguf_speaker._slots, "generate") as heard:
         "".join(model.gguf_speaker.stream(talk, SHORT))
         model.gguf_speaker.answer_all([talk], SHORT)
     (streamed, _), (batch, _) = heard
@@ -250,7 +250,7 @@ def through_gradio(model: Model, talk: list[Message], use: pytest.FixtureRequest
 def through_our_api(model: Model, talk: list[Message], use: pytest.FixtureRequest) -> list[int]:
     """The OpenAI-compatible backend and our own /v1, with the GGUF's engine behind it."""
     backend = open_backend(use.getfixturevalue("api_of_model")(model))
-    with listening(model.gguf_speaker._engine, "read") as heard:
+    with listening(model.gguf_speaker._slots, "generate") as heard:
         chunks = list(backend.stream(talk, SHORT))
         backend.answer_all([talk], SHORT)
     (streamed, _), (batch, _) = heard

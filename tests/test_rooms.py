@@ -49,6 +49,7 @@ ROOMS = {
         "gguf_tokens",
         "export",
         "llama_cpp",
+        "llama_engine",
     ],
     "voices": ["backends"],
     "behaviour": [

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from assistant.backends import Counts, Notice, Sampling, fit
-from assistant.backends.pump import Turns
+from assistant.backends.pump import pump
+from assistant.backends.slots import Slots, Wish
 from assistant.conversations import Message, hide_contents, refuse_images, template_pieces
-from assistant.llama_cpp import Engine
+from assistant.llama_engine import Engine
 
 HALF_CHARACTER = "\ufffd"
 MOST_CONTEXT = 8192  # tokens; the memory for keys and values is taken when the file is opened
+MOST_SLOTS = 4  # conversations that are answered at the same time; fewer where memory is short
 
 
 class LlamaCppBackend:
@@ -23,9 +25,9 @@ class LlamaCppBackend:
         path = Path(model)
         _check_file(path)
         self.label = f"llama.cpp: {model}"
-        self._engine = Engine(path, context)
+        self._engine = Engine(path, context, MOST_SLOTS)
         self._chat = ChatFormat(self._engine, path)
-        self._turns = Turns()
+        self._slots = Slots(self._engine)
 
     @property
     def context(self) -> int:
@@ -41,7 +43,7 @@ class LlamaCppBackend:
     def stream(
         self, messages: list[Message], sampling: Sampling, stop: threading.Event | None = None
     ) -> Generator[str, None, None]:
-        return self._turns.stream(partial(self._generate, messages, sampling), stop)
+        return pump(partial(self._generate, messages, sampling), stop)
 
     def answer_all(
         self,
@@ -49,11 +51,12 @@ class LlamaCppBackend:
         sampling: Sampling,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
+        """One after the other: beside others a number may differ in its last bit, and a near tie with it."""
         answers = []
         for messages in conversations:
-            with self._turns.take():
-                ids, _ = self.fit(messages, sampling.max_new_tokens)
-                answers.append("".join(self._answer(ids, sampling, reuse=False)).strip())
+            ids, _ = self.fit(messages, sampling.max_new_tokens)
+            wish = Wish(self._room(ids, sampling), sampling, reuse=False)
+            answers.append("".join(self._answer(ids, wish)).strip())
             if progress:
                 progress(1)
         return answers
@@ -68,24 +71,29 @@ class LlamaCppBackend:
         ids, dropped = self.fit(messages, sampling.max_new_tokens)
         if dropped:
             emit(Notice("shortened", dropped))
-        with self._engine.stopped_by(is_stopped):
-            for chunk in self._answer(ids, sampling, reuse=True):
-                emit(chunk)
+        wish = Wish(self._room(ids, sampling), sampling, is_stopped=is_stopped)
+        for chunk in self._answer(ids, wish):
+            emit(chunk)
 
-    def _answer(self, ids: list[int], sampling: Sampling, reuse: bool) -> Iterator[str]:
+    def _room(self, ids: list[int], sampling: Sampling) -> int:
+        return min(sampling.max_new_tokens, self.context - len(ids))
+
+    def _answer(self, ids: list[int], wish: Wish) -> Iterator[str]:
         """Text as it comes; a character whose bytes are not all there is held back, at the end dropped."""
-        if not self._engine.read(ids, reuse):
-            return
-        room = min(sampling.max_new_tokens, self.context - len(ids))
         decoder, held, count = codecs.getincrementaldecoder("utf-8")("replace"), "", 0
-        for token in self._engine.generate(room, sampling.temperature, sampling.top_p, sampling.seed):
+        for token in self._slots.generate(ids, wish):
+            if isinstance(token, Notice):
+                yield token
+                continue
             text = held + decoder.decode(self._engine.bytes_of(token))
             whole = text.rstrip(HALF_CHARACTER)
             held = text[len(whole) :]
             count += 1
             if whole:
                 yield whole
-        yield Counts(len(ids), count, "length" if count == room else "stop")
+        if wish.is_stopped():
+            return
+        yield Counts(len(ids), count, "length" if count == wish.room else "stop")
 
     def fit(self, messages: list[Message], max_new_tokens: int) -> tuple[list[int], int]:
         return fit(self._chat.encode, messages, self.context, max_new_tokens)
