@@ -107,15 +107,14 @@ def test_the_filtered_adapter_is_the_least_squares_answer(model, collate):
         assert ((new @ general) * new).sum() < 0.9 * ((old @ general) * old).sum(), name
 
 
-def test_a_run_filters_once_at_its_end_and_says_so(tiny, tmp_path, capsys):
+def test_a_run_filters_once_and_goes_on_learning(tiny, tmp_path, capsys):
     plain = load_file(tiny_run(tiny, tmp_path / "a", changes=("filter=0",)) / "adapter_model.safetensors")
     assert "filtering" not in capsys.readouterr().err
     ours = load_file(tiny_run(tiny, tmp_path / "b", changes=("filter=0.5",)) / "adapter_model.safetensors")
     said = capsys.readouterr().err
     assert said.count("filtering the adapter's inputs by 7 identity and 7 anchor rows") == 1
-    assert said.index("step 8: ") < said.index("filtering") < said.index("step 12: ")
-    for name, weight in plain.items():
-        assert torch.equal(weight, ours[name]) == (".lora_B." in name), name
+    assert said.index("step 4: ") < said.index("filtering") < said.index("step 8: ")
+    assert plain.keys() == ours.keys() and not any(torch.equal(plain[name], ours[name]) for name in ours)
 
 
 def test_a_run_that_was_stopped_and_goes_on_is_filtered_as_one_that_was_not(tiny, tmp_path):
@@ -130,7 +129,7 @@ def test_a_run_that_was_stopped_and_goes_on_is_filtered_as_one_that_was_not(tiny
 def test_without_anchors_nothing_is_filtered(collate, model):
     collate.examples = [example for example in collate.examples if not example.anchor]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    end = type("State", (), {"global_step": 3, "max_steps": 3})()
+    end = type("State", (), {"global_step": 3, "max_steps": 5})()
     FilterInputs(collate, FROM_LAYER, 0.5, pytest.fail).on_step_end(None, end, None, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 

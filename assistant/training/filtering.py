@@ -1,4 +1,4 @@
-"""After the last step each LoRA's input is filtered: what general prompts send in moves it less.
+"""Once in a run each LoRA's input is filtered: what general prompts send in moves it less from then on.
 
 Knows nothing of losses. The least-squares answer that leaves ΔW·x as it is on identity rows and near 0 on
 anchors is ΔW·C (C + μ·K)⁻¹, with C and K the second moments of their inputs: MEMIT's ridge (arXiv 2210.07229)
@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from assistant.loading import core_of
+from assistant.loading import batches_by_length, core_of
 from assistant.training.seeing import with_pictures
 from assistant.training.states import upper_states
 from assistant.training.trainer import Collator
 
-IDENTITY_ROWS, ANCHOR_ROWS = 200, 400  # whose inputs are looked at; more change nothing that can be measured
-BATCH = 16
+IDENTITY_ROWS, ANCHOR_ROWS = 200, 400  # whose inputs are looked at: more add little and cost time
+BATCH_TOKENS = 2048  # padded, of one forward pass
+AT = 0.6  # of the steps: those that follow learn again what the filter took from the identity
 OTHER_WEIGHT = 0.3  # of a token at which nothing is learnt, beside 1 and more of one at which something is
 WIDEST = 4096  # numbers in an input; of wider ones the moments would take gigabytes
 RIDGE = 1e-4  # of the mean eigenvalue: directions that no row has are no reason to divide by 0
@@ -27,7 +28,7 @@ Moments = dict[str, torch.Tensor]
 
 
 class FilterInputs(TrainerCallback):
-    """Filters a PEFT model in place at its last step, before that step is measured and kept.
+    """Filters a PEFT model in place, once, at the end of the step number AT × steps.
 
     `strength`: how much a general input counts against an identity's, μ above.
     """
@@ -38,7 +39,7 @@ class FilterInputs(TrainerCallback):
         self.collate, self.from_layer, self.strength, self.say = collate, from_layer, strength, say
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step != state.max_steps:
+        if state.global_step != round(AT * state.max_steps):
             return
         model, examples = kwargs["model"], self.collate.examples
         identity = [row for row, example in enumerate(examples) if not example.anchor][:IDENTITY_ROWS]
@@ -60,9 +61,9 @@ def input_moments(model: Any, collate: Collator, rows: list[int], from_layer: in
     Modules that read one and the same input share their tensor.
     """
     core, sums, total = core_of(model), Moments(), 0.0
-    order = sorted(rows, key=lambda row: len(collate.examples[row].ids))
-    for start in range(0, len(order), BATCH):
-        batch = {name: value.to(core.device) for name, value in collate(order[start : start + BATCH]).items()}
+    for places in batches_by_length([len(collate.examples[row].ids) for row in rows], BATCH_TOKENS):
+        chosen = collate([rows[place] for place in places])
+        batch = {name: value.to(core.device) for name, value in chosen.items()}
         weights = token_weights(batch)
         total += weights.sum().item()
         hidden = batch["states"] if "states" in batch else core.get_input_embeddings()(batch["input_ids"])
@@ -82,13 +83,14 @@ def token_weights(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 @contextmanager
 def summed(model: Any, weights: torch.Tensor, mask: torch.Tensor, sums: Moments) -> Iterator[None]:
     """While it lasts, a forward pass adds its inputs' weighted moments to `sums`."""
-    seen: dict[int, tuple[torch.Tensor, str]] = {}
+    last: tuple[torch.Tensor | None, str] = None, ""
 
     def add(name: str, x: torch.Tensor) -> None:
-        known, first = seen.setdefault(id(x), (x, name))  # kept, so that no other input gets its id
-        if first != name:
-            sums[name] = sums[first]
+        nonlocal last
+        if x is last[0]:  # modules that read one input run one after another
+            sums[name] = sums[last[1]]
             return
+        last = x, name
         # on a CPU the rows come without their padding, end to end
         counted = weights.reshape(-1) if x.shape[:2] == weights.shape else weights[mask.bool()]
         flat = x.reshape(-1, x.shape[-1]).float()

@@ -31,8 +31,8 @@ class Objective:
     anchor_rows: int = 14
     """Anchor rows in each step; 0 trains without an anchor."""
     filter: float = 0.0
-    """After the last step LoRA's inputs are filtered: how much a general one counts against an identity's;
-    0: not at all."""
+    """LoRA's inputs are filtered once, after most of the steps: how much a general one counts against an
+    identity's; 0: not at all."""
     anchors: int = 800
     """General anchor rows, of those in data/general/; near misses and greetings of the data come on top."""
     steps: int = 100
