@@ -47,7 +47,7 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.settimeout(20)
             self.server.closed.set() if not self.connection.recv(1) else None
         elif "endless" in question:
-            for number in range(2000):
+            for number in range(20_000):
                 self.chunk(f"word{number} ")
                 time.sleep(0.01)
         elif "break" in question:
