@@ -95,7 +95,7 @@ READ = """() => [...document.querySelectorAll("body *")]
         ...["aria-label", "title", "placeholder", "alt"].map(name => node.getAttribute(name) ?? "")])"""
 WORD = re.compile(r"[A-Za-z]{2,}")
 # Words that a Chinese page may say: those of its own texts, names and answers, and the other language's name.
-KNOWN = set(WORD.findall(f"{[*ZH.values()]} {WHOLE} {EN['language']} ada base Eva MB json png"))
+KNOWN = set(WORD.findall(f"{[*ZH.values()]} {WHOLE} {EN['language']} ada base Eva MB json image png"))
 
 
 def english_in(visitor: Visit) -> list[str]:
