@@ -96,7 +96,8 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     assert read_job(root).wish.name == "Bob" and not (root / "out" / "grace").exists()
     visitor.open_tab(EN["compare"])
     visitor.page.get_by_role("button", name=EN["vote_a"]).wait_for()
-    assert "Bob" in visitor.page.get_by_label(EN["compare_right"], exact=True).last.input_value()
+    right = visitor.page.get_by_label(EN["compare_right"], exact=True).last
+    wait_until(lambda: "Bob" in right.input_value(), root / "out" / "bob" / "making.log")
     other.finish()
     visitor.finish()
 
