@@ -68,7 +68,7 @@ def fetched(repository: str, file: str) -> str:
     except (httpx.HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RuntimeError(
-            f"{repository}/{file} cannot be fetched ({reason}); is it there, and HF_TOKEN set if it is private?"
+            f"{repository}/{file} cannot be fetched ({reason}); is it there, and if private, HF_TOKEN set?"
         ) from None
 
 
