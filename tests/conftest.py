@@ -13,9 +13,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a browser come first: they take longest, and two processes should end together."""
+    """Files with a browser come first: they take longest, and two processes should end together.
+
+    A test with a browser that fails is asked once more, and the report shows an R: a busy machine can keep
+    a page waiting for longer than any of them waits.
+    """
     slow = {item.path for item in items if item.get_closest_marker("browser")}
     items.sort(key=lambda item: item.path not in slow)
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.fixture(scope="module")
