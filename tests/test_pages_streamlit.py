@@ -388,3 +388,15 @@ def test_who_waits_sees_the_place_in_line_and_leaving_gives_it_to_the_next(chrom
         first.ask("b" * 3300)
         first.sees("The 2 oldest messages no longer fit")
         first.page.context.close()
+
+
+def test_a_copy_button_stands_beside_any_chat_whatever_its_id():
+    from streamlit.testing.v1 import AppTest
+
+    def page():
+        from assistant.web.streamlit_parts import show_copy
+        from assistant.web.texts import load_texts
+
+        show_copy("Hello", "copy-a__b-0", load_texts()["en"])
+
+    assert not AppTest.from_function(page, default_timeout=60).run().exception

@@ -56,6 +56,12 @@ def say(backend: Any, talk: list[Message], sampling: Sampling) -> str:
     return "".join(backend.stream(talk, sampling))
 
 
+def slow(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its steps take so long that an endless answer, some ninety tokens, outlasts what is done meanwhile."""
+    evaluate = backend._engine.evaluate
+    monkeypatch.setattr(backend._engine, "evaluate", lambda parts: (time.sleep(0.05), evaluate(parts))[1])
+
+
 def greedy(tokens: int) -> Sampling:
     return Sampling(max_new_tokens=tokens)
 
@@ -105,7 +111,8 @@ def test_whole_numbers_differ_in_their_last_bits_beside_others_and_no_more(folde
             assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < share * max(map(abs, one))
 
 
-def test_four_are_written_to_at_once_and_the_fifth_hears_its_place_and_comes_next(backend):
+def test_four_are_written_to_at_once_and_the_fifth_hears_its_place_and_comes_next(backend, monkeypatch):
+    slow(backend, monkeypatch)
     first = [backend.stream(TALKS[at], ENDLESS) for at in range(4)]
     for stream in first:
         assert next(chunk for chunk in stream if chunk)
@@ -192,6 +199,7 @@ def test_where_memory_is_short_there_are_fewer_slots_and_the_same_answers(folder
     single = opened(folder, "q8_0")
     assert single._engine.sequences == 1 and single.context == backend.context
     assert say(single, TALKS[2], greedy(9)) == say(backend, TALKS[2], greedy(9))
+    slow(single, monkeypatch)
     first = single.stream(TALKS[0], ENDLESS)
     next(chunk for chunk in first if chunk)
     second = single.stream(TALKS[1], greedy(3))

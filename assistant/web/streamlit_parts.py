@@ -121,7 +121,8 @@ def show_copy(text: str, key: str, texts: Texts) -> None:
     """A copy button; Streamlit's own stands on code alone."""
     style = beside("copy.css")
     button = st.components.v2.component("copy", html="<button></button>", css=style, js=beside("copy.js"))
-    button(key=key, data={"text": text, "label": texts["copy"], "done": texts["copied"]}, width="content")
+    plain = key.encode().hex()  # Streamlit refuses a key with __ in it, as one chat's id in four hundred has
+    button(key=plain, data={"text": text, "label": texts["copy"], "done": texts["copied"]}, width="content")
 
 
 def say_in_language(texts: Texts) -> None:
