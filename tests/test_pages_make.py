@@ -1,12 +1,12 @@
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from serving import Face, serving
 from stand_in import StandIn
 from test_pages import DESK, PHONE, Visit, chromium, server
-from test_pages_streamlit import english_in
 from workshop import make_stage, wait_until
 
 from assistant.web.making import is_running, read_job
@@ -32,7 +32,7 @@ class Maker(Visit):
         if self.kind == "gradio":
             self.page.get_by_role("tab", name=texts["make"]).first.click()
         else:
-            self.page.goto(self.page.url.split("?")[0].rstrip("/") + "/make")
+            self.page.goto(urljoin(self.page.url, "/make"))
         self.page.get_by_text(texts["make_hint"][:20]).first.wait_for()
         return self
 
@@ -110,10 +110,6 @@ def test_a_chinese_phone_reads_it_in_chinese(stage, chromium):
         visitor.come(ZH)
         visitor.page.get_by_role("button", name=ZH["make_button"]).wait_for()
         assert visitor.violations() == []
-        for curve in visitor.page.get_by_test_id("stVegaLiteChart").all():  # of the test before
-            curve.hover()
-            visitor.page.wait_for_timeout(400)
-            assert english_in(visitor) == []
     visitor.finish()
 
 
