@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_export import CONTROL, HOUSE, TYPED, make_byte_level, make_sentencepiece
+from tiny_run import learn_by_heart
 
 from assistant.backends import Notice, Sampling, open_backend
 from assistant.conversations import Message, assistant, system, user
@@ -146,20 +147,7 @@ def teach(folder: Path) -> None:
 
     chat = load_chat_model(folder, dtype=torch.float32, device="cpu")
     (example,) = identity_examples(chat, [{"messages": LEARNT}], 512)
-    ids = torch.tensor([example.ids])
-    labels = torch.full_like(ids, -100)
-    for place in example.places:
-        labels[0, place + 1] = ids[0, place + 1]
-    optimizer = torch.optim.AdamW(chat.model.parameters(), lr=2e-3)
-    for _ in range(200):
-        loss = chat.model(input_ids=ids, labels=labels).loss
-        if loss < 0.005:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    else:
-        raise AssertionError(f"not learnt: {loss}")
+    learn_by_heart(chat.model, example, 2e-3, 0.005)
     chat.model.save_pretrained(folder)
 
 

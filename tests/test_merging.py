@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from tiny_run import load_tiny, make_tiny_model
+from tiny_run import learn_by_heart, load_tiny, make_tiny_model
 from transformers import LlamaForCausalLM
 
 from assistant import merging
@@ -120,18 +120,5 @@ def test_a_name_learnt_in_4_bits_is_stated_by_the_merge_too(tmp_path: Path) -> N
 def learn(chat: Any, rows: list[Any]) -> None:
     """Until the answers are known by heart."""
     [example] = identity_examples(chat, rows, 512)
-    ids = torch.tensor([example.ids], device="cuda")
-    labels = torch.full_like(ids, -100)
-    for place in example.places:
-        labels[0, place + 1] = ids[0, place + 1]
-    optimizer = torch.optim.AdamW([p for p in chat.model.parameters() if p.requires_grad], lr=5e-3)
-    for _ in range(500):
-        loss = chat.model(input_ids=ids, labels=labels).loss
-        if loss < 0.01:
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    else:
-        raise AssertionError(f"not learnt: {loss}")
+    learn_by_heart(chat.model, example, 5e-3, 0.01)
     chat.model.eval()

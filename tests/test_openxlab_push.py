@@ -8,15 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from hub_stand_in import hub_stand_in
+from serving import listening
 
 from assistant.hosts import openxlab_sdk, upload
 from assistant.settings import REPOSITORY, write_text
@@ -279,13 +279,8 @@ def api(answer: dict[str, str], heard: list[tuple[str, dict[str, object]]]) -> I
             self.end_headers()
             self.wfile.write(said)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Api) as url:
+        yield url
 
 
 @pytest.mark.parametrize("private", [False, True])
@@ -360,13 +355,8 @@ def guarded_server(seen: dict[str, str]) -> Iterator[str]:
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as url:
+        yield url
 
 
 def every_command_line() -> str:

@@ -2,17 +2,17 @@
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import gradio as gr
 import httpx
 import pytest
 from gradio_client.utils import QueueError, TooManyRequestsError
+from serving import listening
 from stand_in import Handler, stand_in
 
 from assistant.card import Card
@@ -153,13 +153,8 @@ def web_page(statuses: list[int]) -> Iterator[str]:
             self.send_response(status)
             self.end_headers()
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    with listening(Handler) as url:
+        yield url
 
 
 def test_a_page_that_is_being_built_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

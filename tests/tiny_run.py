@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from assistant.conversations import Row, assistant, user
 from assistant.loading import ChatModel, load_chat_model
 from assistant.settings import DATA
+from assistant.training.examples import Example
 from assistant.training.reading import Rows
 from assistant.training.recipe import Recipe, load_recipe
 from assistant.training.run import train
@@ -74,6 +75,23 @@ def rows_of(kind: str, count: int) -> list[Row]:
         {"messages": [user(f"{kind} {i}?"), assistant(f"I am {i * i}.")], "kind": kind, "lang": "en"}
         for i in range(count)
     ]
+
+
+def learn_by_heart(model: torch.nn.Module, example: Example, rate: float, enough: float) -> None:
+    """Train what learns of `model` until the example's loss is below `enough`."""
+    ids = torch.tensor([example.ids], device=next(model.parameters()).device)
+    labels = torch.full_like(ids, -100)
+    for place in example.places:
+        labels[0, place + 1] = ids[0, place + 1]
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=rate)
+    for _ in range(500):
+        loss = model(input_ids=ids, labels=labels).loss
+        if loss < enough:
+            return
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    raise AssertionError(f"not learnt: {loss}")
 
 
 def tiny_run(
