@@ -18,8 +18,8 @@ import pytest
 from hub_stand_in import hub_stand_in
 from serving import listening
 
-from assistant.hosts import openxlab_sdk, upload
-from assistant.settings import REPOSITORY, write_text
+from assistant.hosts import upload
+from assistant.settings import REPOSITORY
 
 pytestmark = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
 
@@ -207,119 +207,6 @@ def test_a_bundle_whose_own_rules_leave_a_binary_file_out_is_refused(remote: Pat
     with pytest.raises(RuntimeError, match="ada.weights would go around git-lfs"):
         send(model)
     assert not subprocess.run(["git", "-C", str(remote), "branch"], capture_output=True).stdout
-
-
-# As far as openxlab 0.1.3 is used: it signs with AK and SK, asks the endpoint, and prints what it likes.
-PACKAGE = {
-    "model/common/constants.py": 'endpoint = "http://127.0.0.1:9"\n',
-    "model/common/meta_file_util.py": """
-import os, yaml_or_json as yaml
-class MetafileParser:
-    def __init__(self, filename):
-        self.filename = filename
-    def parse_and_validate(self):
-        with open(self.filename) as file:
-            found = yaml.load(file)
-        assert all(os.path.isfile(model["Weights"]) for model in found["Models"]), os.getcwd()
-        print("parse metafile data:", found)
-        return found
-""",
-    "model/clients/openapi_client.py": """
-import json, os, urllib.request
-from openxlab.xlab.handler.user_token import AUTH_CLIENT
-class OpenapiClient:
-    def __init__(self, endpoint):
-        self.endpoint = endpoint
-    def create_repository(self, repository, private, meta_data):
-        keys = {"ak": os.environ["OPENXLAB_AK"], "sk": os.environ["OPENXLAB_SK"]}
-        ask(AUTH_CLIENT.endpoint + "auth", keys)
-        wanted = {"name": repository, "private": private, "models": meta_data["Models"]}
-        ask(self.endpoint + "/create", wanted)
-        open(os.path.expanduser("~/token.json"), "w").write("kept")
-def ask(address, content):
-    with urllib.request.urlopen(address, json.dumps(content).encode()) as answer:
-        said = json.load(answer)
-    if said["code"] != "10000":
-        raise ValueError("Create repository error:" + said["message"])
-""",
-    "xlab/handler/user_token.py": "class AUTH_CLIENT:\n    endpoint = 'http://127.0.0.1:9/'\n",
-}
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The environment that holds `openxlab`, as if pip had made it before."""
-    place = tmp_path / "cache" / "little-assistant" / openxlab_sdk.PACKAGE
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
-    (site,) = place.glob("lib/python*/site-packages")
-    for name, text in PACKAGE.items():
-        write_text(site / "openxlab" / name, text)
-    write_text(site / "yaml_or_json.py", "from json import load\n")
-    (place / "complete").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("OPENXLAB_AK", "ak-secret-key")
-    monkeypatch.setenv("OPENXLAB_SK", "sk-secret-key")
-    return place
-
-
-@contextmanager
-def api(answer: dict[str, str], heard: list[tuple[str, dict[str, object]]]) -> Iterator[str]:
-    """OpenXLab's own API; it looks at every process while it is asked."""
-
-    class Api(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None: ...
-
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            heard.append((self.path, asked | {"processes": every_command_line()}))
-            said = json.dumps(answer if self.path == "/create" else {"code": "10000"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(said)))
-            self.end_headers()
-            self.wfile.write(said)
-
-    with listening(Api) as url:
-        yield url
-
-
-@pytest.mark.parametrize("private", [False, True])
-def test_with_its_keys_the_repository_of_a_model_is_made(
-    remote: Path, model: Path, package: Path, private: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    heard: list[tuple[str, dict[str, object]]] = []
-    said: list[str] = []
-    monkeypatch.chdir(tmp_path)
-    with api({"code": "10000"}, heard) as address:
-        monkeypatch.setenv("OPENXLAB_API", address)
-        upload("openxlab", "assistant", model, "model", private=private, say=said.append)
-    assert "ada/assistant on OpenXLab: it was made" in said
-    (login, keys), (create, made) = heard
-    assert (login, create) == ("/sso-be/api/v1/open/auth", "/create")
-    assert (keys["ak"], keys["sk"]) == ("ak-secret-key", "sk-secret-key")
-    assert (made["name"], made["private"]) == ("assistant", private)
-    assert [entry["Weights"] for entry in made["models"]] == ["model.safetensors"]  # type: ignore[attr-defined]
-    seen = str(keys["processes"]) + str(made["processes"]) + " ".join(said)
-    assert "openxlab_register.py" in seen and "secret-key" not in seen
-    assert not (tmp_path / "token.json").exists(), "what it keeps goes with its own home"
-    assert "model.safetensors" in files_in(remote)
-
-
-def test_a_repository_that_cannot_be_made_is_gone_on_with_and_no_key_is_repeated(
-    remote: Path,
-    model: Path,
-    package: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    said: list[str] = []
-    with api({"code": "1", "message": "name taken (sk-secret-key)"}, []) as address:
-        monkeypatch.setenv("OPENXLAB_API", address)
-        send(model, said=said)
-    told = next(line for line in said if "it was not made" in line)
-    assert told.endswith("it was not made (Create repository error:name taken (***)), going on")
-    assert "secret-key" not in " ".join([*said, *capfd.readouterr()])
-    assert "model.safetensors" in files_in(remote)
 
 
 def test_a_repository_that_is_not_there_says_where_to_make_it(remote: Path, model: Path) -> None:
