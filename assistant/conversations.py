@@ -1,26 +1,30 @@
-"""Rows of messages and the file formats they travel in. Knows nothing of models or identities.
+"""Rows of messages: what is a right one, how files of them are read and written, what a template is given.
 
-Long, for what is read in one format must come back in every other.
+Knows nothing of models or identities; the formats' shapes are in assistant/formats.py.
 """
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
+from assistant.formats import Format, entry_of, turns_from
 from assistant.settings import near_names, write_text
 
 Role = Literal["system", "user", "assistant"]
-Format = Literal["openai", "xtuner", "alpaca", "sharegpt"]
 
 
 class Message(TypedDict):
-    """`images`: pictures that a user shows before the text, as files or `data:` addresses."""
+    """`images`: pictures that a user shows before the text, as files or `data:` addresses.
+
+    `loss`: False for an answer that is read and not learnt.
+    """
 
     role: Role
     content: str
     images: NotRequired[list[str]]
+    loss: NotRequired[bool]
 
 
 class Row(TypedDict):
@@ -43,6 +47,11 @@ def system(text: str) -> Message:
     return {"role": "system", "content": text}
 
 
+def is_learnt(message: Message) -> bool:
+    """Whether training learns this turn: an answer that no flag takes out."""
+    return message["role"] == "assistant" and message.get("loss", True)
+
+
 def images_of(messages: Iterable[Message]) -> list[str]:
     return [image for message in messages for image in message.get("images", ())]
 
@@ -53,37 +62,6 @@ def refuse_images(messages: Iterable[Message], reader: str) -> None:
         raise ValueError(
             f"{reader} reads text alone; a LLaVA folder from scripts/make_llava.py sees pictures"
         )
-
-
-def from_parts(message: Any, place: str) -> Any:
-    """A message whose content is a list of OpenAI's parts, as text and images; any other as it is.
-
-    Raises ValueError at `place` for a part that is neither text nor a picture.
-    """
-    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
-        return message
-    texts: list[str] = []
-    images: list[str] = []
-    for part in message["content"]:
-        kind = part.get("type") if isinstance(part, dict) else None
-        value = part.get(kind) if kind in ("text", "image_url", "image") else None
-        value = value.get("url") if isinstance(value, dict) else value
-        if not isinstance(value, str):
-            raise ValueError(
-                f'{place}: a part of a content must be {{"type": "text", "text": …}} or '
-                '{"type": "image_url", "image_url": {"url": …}}'
-            )
-        (texts if kind == "text" else images).append(value)
-    plain = {**message, "content": "\n".join(texts)}
-    return plain | {"images": images} if images else plain
-
-
-def to_parts(message: Message, address: Callable[[str], str] = str) -> dict[str, Any]:
-    """The inverse of from_parts; `address` makes a picture an address that the reader can open."""
-    plain: dict[str, Any] = {key: value for key, value in message.items() if key != "images"}
-    pictures = [{"type": "image_url", "image_url": {"url": address(i)}} for i in message.get("images", ())]
-    text = {"type": "text", "text": message["content"]}
-    return plain | {"content": [*pictures, text]} if pictures else plain
 
 
 def check_messages(messages: Any, place: str, *, must_end_with: str | None = None) -> list[Message]:
@@ -167,112 +145,24 @@ def row_from(entry: Any, place: str) -> Row:
     """
     if not isinstance(entry, dict):
         raise ValueError(f"{place}: must be a JSON object, not {type(entry).__name__}")
-    for key, read in (
-        ("messages", lambda: _from_openai(entry["messages"], place)),
-        ("conversation", lambda: _from_xtuner(entry["conversation"], place)),
-        ("conversations", lambda: _from_sharegpt(entry, place)),
-        ("instruction", lambda: _from_alpaca(entry, place)),
-    ):
-        if key in entry:
-            row: dict[str, Any] = {"messages": check_messages(read(), place, must_end_with="assistant")}
-            row |= {key: entry[key] for key in ("kind", "lang") if isinstance(entry.get(key), str)}
-            return cast(Row, row)
-    known = "messages (OpenAI), conversation (XTuner), conversations (ShareGPT), instruction (Alpaca)"
-    raise ValueError(f"{place}: none of the keys {known}; found: {', '.join(map(str, entry)) or 'nothing'}")
+    messages = check_messages(turns_from(entry, place), place, must_end_with="assistant")
+    row: dict[str, Any] = {"messages": messages}
+    return cast(Row, row | {key: entry[key] for key in ("kind", "lang") if isinstance(entry.get(key), str)})
 
 
 def write_rows(path: Path, rows: Iterable[Row], format: Format = "openai") -> None:
-    """Write rows as JSON lines, whole or not at all."""
-    shapes: dict[Format, Callable[[Row], dict[str, Any]]] = {
-        "openai": _to_openai,
-        "xtuner": _to_xtuner,
-        "alpaca": _to_alpaca,
-        "sharegpt": _to_sharegpt,
-    }
-    lines = [json.dumps(shapes[format](row), ensure_ascii=False) for row in rows]
+    """Write rows as JSON lines, whole or not at all; only the house's own, openai, keeps kind and language.
+
+    Raises ValueError, with the number of the row, for one that the format cannot hold.
+    """
+    lines = []
+    for number, row in enumerate(rows, 1):
+        try:
+            entry = entry_of(row["messages"], format)
+        except ValueError as error:
+            raise ValueError(f"{path}: row {number}: {error}") from None
+        lines.append(json.dumps({**row, **entry} if format == "openai" else entry, ensure_ascii=False))
     write_text(path, "\n".join(lines) + "\n")
-
-
-def split_turns(messages: list[Message]) -> tuple[str, list[tuple[str, str]]]:
-    """(system text or "", [(user, assistant), …]) of a conversation that ends with the assistant."""
-    has_system = messages[0]["role"] == "system"
-    turns = messages[has_system:]
-    pairs = [(turns[i]["content"], turns[i + 1]["content"]) for i in range(0, len(turns) - 1, 2)]
-    return (messages[0]["content"] if has_system else ""), pairs
-
-
-def _to_openai(row: Row) -> dict[str, Any]:
-    return {**row, "messages": [to_parts(message) for message in row["messages"]]}
-
-
-def _to_xtuner(row: Row) -> dict[str, Any]:
-    system_text, pairs = split_turns(row["messages"])
-    turns: list[dict[str, str]] = [{"input": question, "output": answer} for question, answer in pairs]
-    if system_text:
-        turns[0] = {"system": system_text, **turns[0]}
-    return {"conversation": turns}
-
-
-def _to_alpaca(row: Row) -> dict[str, Any]:
-    system_text, pairs = split_turns(row["messages"])
-    *history, (question, answer) = pairs
-    entry: dict[str, Any] = {"instruction": question, "input": "", "output": answer}
-    if system_text:
-        entry["system"] = system_text
-    if history:
-        entry["history"] = [list(pair) for pair in history]
-    return entry
-
-
-def _to_sharegpt(row: Row) -> dict[str, Any]:
-    names = {"system": "system", "user": "human", "assistant": "gpt"}
-    return {"conversations": [{"from": names[m["role"]], "value": m["content"]} for m in row["messages"]]}
-
-
-def _from_openai(messages: Any, place: str) -> Any:
-    return [from_parts(message, place) for message in messages] if isinstance(messages, list) else messages
-
-
-def _from_xtuner(turns: Any, place: str) -> list[Message]:
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise ValueError(f'{place}: "conversation" must be a list of {{"input", "output"}} objects')
-    messages: list[Message] = []
-    for turn in turns:
-        if turn.get("system") and not messages:
-            messages.append(system(turn["system"]))
-        messages += [user(turn.get("input")), assistant(turn.get("output"))]
-    return messages
-
-
-def _from_alpaca(entry: dict[str, Any], place: str) -> list[Message]:
-    if not all(isinstance(entry.get(key, ""), str) for key in ("instruction", "input", "output", "system")):
-        raise ValueError(f"{place}: instruction, input, output and system must be texts")
-    messages = [system(entry["system"])] if entry.get("system") else []
-    history = entry.get("history") or []
-    if not isinstance(history, list) or not all(isinstance(p, list) and len(p) == 2 for p in history):
-        raise ValueError(f"{place}: history must be a list of [question, answer] pairs")
-    for pair in history:
-        messages += [user(pair[0]), assistant(pair[1])]
-    question = "\n".join(part for part in (entry["instruction"], entry.get("input")) if part)
-    return [*messages, user(question), assistant(entry.get("output", ""))]
-
-
-def _from_sharegpt(entry: dict[str, Any], place: str) -> list[Message]:
-    roles = {
-        "system": "system",
-        "human": "user",
-        "user": "user",
-        "gpt": "assistant",
-        "assistant": "assistant",
-    }
-    messages: list[Any] = [system(entry["system"])] if isinstance(entry.get("system"), str) else []
-    for turn in entry["conversations"] if isinstance(entry["conversations"], list) else [None]:
-        if not isinstance(turn, dict) or turn.get("from") not in list(roles):
-            raise ValueError(
-                f'{place}: each of "conversations" needs "from" (system, human or gpt) and "value"'
-            )
-        messages.append({"role": roles[turn["from"]], "content": turn.get("value")})
-    return messages
 
 
 SENTINEL = "\ue000{}\ue001"

@@ -10,11 +10,11 @@ from assistant.conversations import (
     check_messages,
     load_rows,
     row_from,
-    split_turns,
     system,
     user,
     write_rows,
 )
+from assistant.formats import split_turns
 
 ROWS = [
     {"messages": [user("Who are you?"), assistant("I'm Ada's assistant.")]},
@@ -48,6 +48,48 @@ def test_the_formats_are_told_apart_line_by_line(tmp_path):
         lines += (tmp_path / "one.jsonl").read_text(encoding="utf-8")
     (tmp_path / "all.jsonl").write_text(lines, encoding="utf-8")
     assert load_rows(tmp_path / "all.jsonl") == ROWS
+
+
+UNLEARNT = {"messages": [user("a"), {**assistant("b"), "loss": False}, user("c"), assistant("d")]}
+
+
+@pytest.mark.parametrize(
+    ("format", "written"),
+    [
+        ("openai", UNLEARNT),
+        (
+            "xtuner",
+            {
+                "conversation": [
+                    {"input": "a", "output": "b", "output_with_loss": False},
+                    {"input": "c", "output": "d"},
+                ]
+            },
+        ),
+    ],
+)
+def test_an_answer_without_loss_stays_one_where_the_format_can_say_so(tmp_path, format, written):
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, [UNLEARNT], format)
+    assert json.loads(path.read_text(encoding="utf-8")) == written
+    assert load_rows(path) == [UNLEARNT]
+
+
+@pytest.mark.parametrize("format", ["alpaca", "sharegpt"])
+def test_a_format_that_cannot_say_so_refuses_the_row_by_its_number(tmp_path, format):
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(ValueError, match=f"row 5: {format} cannot say that .*; write openai or xtuner"):
+        write_rows(path, [*ROWS, UNLEARNT], format)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("flag", [False, "False", "false"])
+def test_the_loss_flags_of_every_version_of_xtuner_are_read(tmp_path, flag):
+    old = {"input": "a", "output": "b", "output_with_loss": flag}
+    marked = {"messages": [{**user("a"), "loss": False}, {**assistant("b"), "loss": flag}, user("c")]}
+    marked["messages"].append({**assistant("d"), "loss": "True"})
+    lines = [{"conversation": [old, {"input": "c", "output": "d", "output_with_loss": True}]}, marked]
+    assert load_lines(tmp_path, *map(json.dumps, lines)) == [UNLEARNT, UNLEARNT]
 
 
 def test_kind_and_language_are_kept_in_the_house_format(tmp_path):
@@ -90,6 +132,18 @@ GOOD = json.dumps({"messages": [user("a"), assistant("b")]})
         (json.dumps({"messages": [user(" "), assistant("c")]}), "an empty user turn"),
         ('{"messages": [{"role": "asistant", "content": "a"}]}', "role 'asistant'; did you mean assistant"),
         ('{"conversation": [{"input": "a"}]}', 'text "content"'),
+        (
+            '{"conversation": [{"input": "a", "output": "b", "output_with_loss": 0}]}',
+            '"output_with_loss" must be true or false, not 0',
+        ),
+        (
+            json.dumps({"messages": [user("a"), {**assistant("b"), "loss": "no"}]}),
+            "\"loss\" must be true or false, not 'no'",
+        ),
+        (
+            json.dumps({"messages": [{**user("a"), "loss": True}, assistant("b")]}),
+            '"loss" is true in a user turn; only answers are learnt',
+        ),
         ('{"conversations": 3}', 'each of "conversations" needs "from"'),
         ('{"instruction": "a", "output": 3}', "must be texts"),
         ('{"instruction": "a", "output": "b", "history": [["c"]]}', "history must be a list of"),
@@ -145,7 +199,10 @@ anything = st.recursive(
 )
 word = st.sampled_from(["system", "user", "assistant", "human", "gpt", "hello", "", " "])
 turn = st.dictionaries(
-    st.sampled_from(["role", "content", "from", "value", "input", "output", "system"]), word | anything
+    st.sampled_from(
+        ["role", "content", "from", "value", "input", "output", "system", "loss", "output_with_loss"]
+    ),
+    word | anything,
 )
 almost = st.dictionaries(
     st.sampled_from(

@@ -24,9 +24,10 @@ from test_fetch import (  # noqa: F401
 from transformers import AutoModelForCausalLM
 
 from assistant import internlm2, tensors
-from assistant.conversations import assistant, system, user
+from assistant.conversations import assistant, row_from, system, user
 from assistant.fetching import fetch, fetch_back
 from assistant.folders import is_complete, old_identity_left
+from assistant.formats import entry_of
 from assistant.internlm2 import to_internlm2, to_llama
 from assistant.internlm2_tokenizer import check_tokenizer
 from assistant.loading import ChatModel, encode_chat, encode_text, load_chat_model, load_tokenizer
@@ -406,6 +407,38 @@ def test_a_row_gets_xtuners_ids_and_loss_mask(chat: ChatModel) -> None:
         (made_here,) = identity_examples(chat, [row | {"kind": "multi_turn"}], 512)
         assert made_here.ids == example.ids
         assert [label for label in labels_of(made_here) if label >= 0] == [9843, 346, 92542]
+
+
+@pytest.mark.parametrize("shape", ["openai", "xtuner"])
+@pytest.mark.parametrize("flagged", [0, 1])
+def test_an_answer_without_loss_is_read_and_not_learnt(chat: ChatModel, shape: str, flagged: int) -> None:
+    """XTuner's encode_fn gives such an answer and its end of turn the label -100 and leaves the ids."""
+    golden = json.loads((DATA / "golden_xtuner.json").read_text())["chat2turn"]
+    turns: list[dict[str, Any]] = [
+        {"system": "你是助手。", "input": "你是谁", "output": "我是浦语"},
+        {"input": "Hi", "output": "Hello!"},
+    ]
+    turns[flagged]["output_with_loss"] = False
+    row = row_from({"conversation": turns}, "rows.jsonl:1")
+    row = row_from(entry_of(row["messages"], "openai"), "rows.jsonl:1") if shape == "openai" else row
+    (example,) = identity_examples(chat, [row], 512)
+    assert [*example.ids, 364] == golden["input_ids"]
+    first_answer_ends = golden["labels"].index(92542) + 1
+    silent = range(first_answer_ends) if flagged == 0 else range(first_answer_ends, len(golden["labels"]))
+    wanted = [-100 if at in silent else label for at, label in enumerate(golden["labels"])]
+    assert [*labels_of(example), -100] == wanted
+
+
+def test_rows_with_nothing_to_learn_are_left_out_and_counted(chat: ChatModel) -> None:
+    unlearnt: Any = {"messages": [user("Hi"), {**assistant("Hello!"), "loss": False}]}
+    learnt: Any = {"messages": [user("Hi"), assistant("Hello!")]}
+    said: list[str] = []
+    assert identity_examples(chat, [unlearnt, learnt], 512, 1.0, said.append) == identity_examples(
+        chat, [learnt], 512
+    )
+    assert len(said) == 1 and said[0].startswith("1 of 2 rows have nothing to learn and are left out")
+    with pytest.raises(ValueError, match=r"^1 of 1 rows have nothing to learn: .*output_with_loss.*set it"):
+        identity_examples(chat, [unlearnt], 512)
 
 
 def labels_of(example: Example) -> list[int]:

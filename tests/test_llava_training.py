@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from test_llava import VISION, llm, picture
 
-from assistant.conversations import assistant, images_of, user
+from assistant.conversations import assistant, images_of, user, write_rows
 from assistant.llava import Parts, make_llava
 from assistant.llava_adapter import read_trained, write_small
 from assistant.llava_data import check_pictures, load_picture_rows
@@ -24,7 +24,7 @@ from assistant.training.memory import Plan
 from assistant.training.reading import read_rows
 from assistant.training.recipe import load_recipe, recipe_names
 from assistant.training.run import load_base, train
-from assistant.training.seeing import picture_examples, says_the_same
+from assistant.training.seeing import picture_examples, read_pictures, says_the_same
 from assistant.training.sights import Pixels, Sights, tower_states
 from assistant.training.watching import read_log
 
@@ -315,6 +315,22 @@ def test_rows_become_xtuners_places_and_pictures_stay_whole(llava, data):
     assert shorter.places == example.places[: len(shorter.places)] and len(shorter.ids) < len(example.ids) - 5
     with pytest.raises(ValueError, match="objective.max_length="):
         picture_examples(chat, [two], 10)
+
+
+def test_an_answer_about_a_picture_without_loss_is_not_learnt(llava, data, tmp_path):
+    image = str(data / "pictures" / "0.png")
+    unlearnt = [user("Color?", [image]), {**assistant("red"), "loss": False}]
+    talks = [unlearnt, [*unlearnt, user("And now?"), assistant("blue")]]
+    source = tmp_path / "train.jsonl"
+    write_rows(source, [{"messages": messages} for messages in talks * 2])
+    rows, held_out = read_pictures(source, load_recipe("llava_instruct"))
+    assert len(rows) == len(held_out) == 1  # a row with nothing to learn is none
+    chat = load_chat_model(llava, dtype=torch.float32, device="cpu")
+    [example] = picture_examples(chat, rows, 512)
+    learnt = chat.tokenizer.decode([example.ids[place + 1] for place in example.places])
+    assert learnt == "blue<|im_end|>"
+    with pytest.raises(ValueError, match="tokens before an answer to learn ends.*objective.max_length="):
+        picture_examples(chat, rows, len(example.ids) - 6)
 
 
 def test_the_first_record_without_a_picture_loses_none_and_texts_are_mixed_in(data):

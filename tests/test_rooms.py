@@ -8,7 +8,7 @@ from assistant.settings import REPOSITORY
 
 # imports go down this list only
 ROOMS = {
-    "words": ["settings", "conversations"],
+    "words": ["settings", "formats", "conversations"],
     "sources": [
         "card",
         "identity",

@@ -216,6 +216,10 @@ def test_a_control_token_in_a_text_stays_text(tiny):
         ('{"txt": "a"}', r'train.jsonl:2: continued pretraining takes lines like \{"text"'),
         ('{"text": " "}', "with some text in it"),
         ('["a"]', "train.jsonl:2"),
+        (
+            '{"conversation": [{"input": "", "output": "a", "output_with_loss": false}]}',
+            'train.jsonl:2: "output_with_loss" in a text: .* learns every text whole; leave the flag out',
+        ),
     ],
 )
 def test_a_line_that_is_no_text_is_named(tmp_path, line, sentence):

@@ -11,7 +11,8 @@ import openai
 
 from assistant.backends import Counts, Sampling, without_login
 from assistant.backends.pump import HEARTBEAT_S, pump
-from assistant.conversations import Message, to_parts
+from assistant.conversations import Message
+from assistant.formats import to_parts
 from assistant.images import data_address
 from assistant.settings import one_line
 

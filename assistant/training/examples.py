@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from assistant.conversations import Message, Row
+from assistant.conversations import Message, Row, is_learnt
 from assistant.loading import ChatModel, encode_chat, encode_text
 
 FIRST = 3  # tokens of an answer that decide who speaks
@@ -40,11 +40,12 @@ def identity_examples(
     """Rows whose answers are learnt by heart; an answer's first tokens weigh `first_weight` each.
 
     A row that states its `kind`, as gen_identity_data.py's do, teaches its last answer alone: the turns
-    before it are the base's own. Of any other row every answer is learnt, as XTuner does. A row that is too
-    long loses its first turns; when its last turn is too long it is left out, which is said.
+    before it are the base's own. Of any other row every answer is learnt, as XTuner does, but those whose
+    `loss` is False. A row that is too long loses its first turns; when its last turn is too long it is left
+    out, as is one with nothing to learn, and either is said. Raises ValueError when no row is left.
     """
     made = [_example(chat, row, max_length, first_weight, 1.0) for row in rows]
-    return _fitting(made, max_length, say)
+    return _teaching(_fitting(made, max_length, say), say)
 
 
 def anchor_examples(
@@ -82,6 +83,18 @@ def _fitting(examples: list[Example], max_length: int, say: Callable[[str], None
     return kept
 
 
+def _teaching(examples: list[Example], say: Callable[[str], None]) -> list[Example]:
+    """Those with something to learn. Raises ValueError when none has."""
+    kept = [example for example in examples if example.places]
+    if len(kept) < len(examples):
+        count = f"{len(examples) - len(kept)} of {len(examples)} rows"
+        reason = 'their answers have "loss" (in XTuner\'s format "output_with_loss") false'
+        if not kept:
+            raise ValueError(f"{count} have nothing to learn: {reason}; set it to true, or leave it out")
+        say(f"{count} have nothing to learn and are left out: {reason}")
+    return kept
+
+
 def _example(
     chat: ChatModel,
     row: Row,
@@ -115,21 +128,22 @@ def _without_first_turn(messages: list[Message]) -> list[Message]:
 def _encoded(
     chat: ChatModel, messages: list[Message], kind: str | None, most: int | None
 ) -> tuple[tuple[int, ...], list[range]]:
-    """Token ids up to the last answer's end, and the places whose next tokens are an answer, by answer."""
+    """Token ids up to the last answer's end, and the places whose next tokens are learnt, by answer."""
     *prompt, answer = messages
     prompt_ids = encode_chat(chat.tokenizer, prompt)
     end = [] if kind == UNFINISHED else [chat.end_of_turn]
     answer_ids = [*encode_text(chat.tokenizer, answer["content"]), *end][:most]
     ids = (*prompt_ids, *answer_ids)
     earlier = _earlier_answers(chat, prompt, prompt_ids) if kind is None and most is None else []
-    return ids, [*earlier, range(len(prompt_ids) - 1, len(ids) - 1)]
+    last = [range(len(prompt_ids) - 1, len(ids) - 1)] if is_learnt(answer) else []
+    return ids, [*earlier, *last]
 
 
 def _earlier_answers(chat: ChatModel, prompt: list[Message], prompt_ids: list[int]) -> list[range]:
-    """Where the answers within a prompt stand, each with its end of turn."""
+    """Where the answers to learn within a prompt stand, each with its end of turn."""
     found = []
     for index, message in enumerate(prompt):
-        if message["role"] == "assistant":
+        if is_learnt(message):
             start = len(encode_chat(chat.tokenizer, prompt[:index]))
             answer = [*encode_text(chat.tokenizer, message["content"]), chat.end_of_turn]
             # a template may write an earlier answer otherwise than the model did: that is not learnt
@@ -220,7 +234,7 @@ def deduplicated(rows: list[Row], most: int, say: Callable[[str], None]) -> list
     seen: dict[str, int] = {}
     kept: list[Row] = []
     for row in rows:
-        key = repr([message["content"] for message in row["messages"]])
+        key = repr([(message["content"], is_learnt(message)) for message in row["messages"]])
         seen[key] = seen.get(key, 0) + 1
         if seen[key] <= most:
             kept.append(row)

@@ -11,7 +11,7 @@ from typing import Any
 
 from assistant.anchors import general_prompts
 from assistant.card import Card
-from assistant.conversations import Row, images_of, load_rows, read_jsonl
+from assistant.conversations import Row, images_of, is_learnt, load_rows, read_jsonl
 from assistant.identity import Wordings
 from assistant.loading import ChatModel, encode_chat
 from assistant.training.anchoring import answered_by_base
@@ -97,6 +97,11 @@ def load_texts(path: Path) -> list[str]:
 def _text_from(entry: Any, place: str) -> str:
     if isinstance(entry, dict) and isinstance(entry.get("conversation"), list):
         turns = [turn for turn in entry["conversation"] if isinstance(turn, dict)]
+        if any(turn.get("output_with_loss", True) is not True for turn in turns):
+            raise ValueError(
+                f'{place}: "output_with_loss" in a text: continued pretraining learns every text whole; '
+                "leave the flag out, or take the turn out"
+            )
         entry = {"text": "\n".join(str(turn.get("output", "")) for turn in turns)}
     text = entry.get("text") if isinstance(entry, dict) else None
     if isinstance(text, str) and text.strip():
@@ -118,7 +123,8 @@ def _identity_rows(
         return one * recipe.objective.copies, [], dev
     rows = deduplicated(rows, 4, say)
     own = [row for row in rows if row.get("kind") not in BASE_ANSWERS]
-    return own, [row for row in rows if row.get("kind") in BASE_ANSWERS], dev
+    near = [row for row in rows if row.get("kind") in BASE_ANSWERS and is_learnt(row["messages"][-1])]
+    return own, near, [row for row in dev if is_learnt(row["messages"][-1])]
 
 
 def watched_of(dev: list[Row], count: int) -> list[Row]:

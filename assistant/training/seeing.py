@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
 
-from assistant.conversations import Message, Row, images_of
+from assistant.conversations import Message, Row, images_of, is_learnt
 from assistant.llava_data import check_pictures, load_picture_rows
 from assistant.loading import ChatModel, encode_text
 from assistant.training.examples import Example
@@ -38,12 +38,12 @@ def read_pictures(data: Path, recipe: Recipe, images: Path | None = None) -> tup
     source = data if data.is_file() else _file_in(data, *("align", "train")[stage - 1 :])
     if source is None:
         raise ValueError(f"{data} has no train.jsonl or train.json; give the file of the rows itself")
-    rows, order = load_picture_rows(source, images), random.Random(recipe.trainer.get("seed", 0))
+    rows, order = _teaching(source, images), random.Random(recipe.trainer.get("seed", 0))
     if stage == 1:
         rows = [row for row in rows if images_of(row["messages"])]  # a text teaches a projector nothing
     order.shuffle(rows)
     beside = _file_in(data, "seen", "dev") if source.parent == data and source.stem == "train" else None
-    held_out = load_picture_rows(beside, images) if beside else rows[: max(round(HELD_OUT * len(rows)), 1)]
+    held_out = _teaching(beside, images) if beside else rows[: max(round(HELD_OUT * len(rows)), 1)]
     held_out = held_out[:MOST_HELD_OUT]
     rows = rows if beside else rows[len(held_out) :]
     if not rows:
@@ -53,13 +53,18 @@ def read_pictures(data: Path, recipe: Recipe, images: Path | None = None) -> tup
     return rows, held_out
 
 
+def _teaching(source: Path, images: Path | None) -> list[Row]:
+    """A file's rows with an answer to learn."""
+    return [row for row in load_picture_rows(source, images) if any(map(is_learnt, row["messages"]))]
+
+
 def _file_in(folder: Path, *names: str) -> Path | None:
     files = (folder / f"{name}{end}" for name in names for end in (".jsonl", ".json"))
     return next((file for file in files if file.is_file()), None)
 
 
 def picture_examples(chat: ChatModel, rows: list[Row], max_length: int) -> list[Example]:
-    """Rows whose every answer is learnt, pictures and all; too long ones lose their last turns."""
+    """Rows whose every answer is learnt but those with `loss` False; too long ones lose their last turns."""
     length = _prompt_length(chat)
     return [_example(chat, row, max_length, length) for row in rows]
 
@@ -84,17 +89,17 @@ def _example(
     ids = chat.encode(messages, add_generation_prompt=False)
     places: list[int] = []
     for index, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if is_learnt(message):
             start = prompt_length(messages[:index])
             answer = len(encode_text(chat.tokenizer, message["content"])) + 1  # its end of turn
             places += range(start - 1, start + answer - 1)
-    last = places[-1] + 2  # what follows the last answer has no loss
+    last = max(places, default=len(ids) - 2) + 2  # what follows the last answer has no loss
     cut = min(last, max_length)
     kept = tuple(place for place in places if place < cut - 1)
     images = images_of(messages)
     if not kept or _picture_tokens(chat, ids[:cut]) < _picture_tokens(chat, ids):
         raise ValueError(
-            f"a row has {last} tokens before its first answer ends, {len(images)} pictures among them; "
+            f"a row has {last} tokens before an answer to learn ends, {len(images)} pictures among them; "
             f"give more room: --set objective.max_length={last}"
         )
     weights = (1.0,) * len(kept)
