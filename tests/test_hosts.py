@@ -137,7 +137,9 @@ def test_a_token_that_may_only_read_is_refused_before_anything_is_made(
     hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_reader")
-    with pytest.raises(RuntimeError, match="may only read.*type 'write'"):
+    with pytest.raises(
+        RuntimeError, match="may only read.*of type 'write', or a fine-grained one.*'read' is not enough"
+    ):
         send(folder)
     assert hub.asked == ["GET /api/whoami-v2"]
 

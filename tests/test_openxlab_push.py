@@ -220,7 +220,7 @@ def test_missing_credentials_are_named(
 ) -> None:
     monkeypatch.delenv(missing)
     with pytest.raises(
-        RuntimeError, match=f"set {missing}. Make a Git access token with permission to write"
+        RuntimeError, match=f"set {missing}. At https://openxlab.org.cn.*add one with the right to write"
     ):
         send(model)
 

@@ -140,9 +140,17 @@ def test_one_question_on_the_terminal_decides_about_both(huggingface: Host, mode
 @pytest.mark.parametrize(
     ("host", "variable", "sentence"),
     [
-        ("huggingface", "HF_TOKEN", "error: no token: set HF_TOKEN. Make one of type 'write' at https://"),
-        ("modelscope", "MODELSCOPE_API_TOKEN", "error: no token: set MODELSCOPE_API_TOKEN. Make one with "),
-        ("openxlab", "OPENXLAB_TOKEN", "error: no token: set OPENXLAB_TOKEN. Make a Git access token with "),
+        (
+            "huggingface",
+            "HF_TOKEN",
+            "error: no token: set HF_TOKEN. Make one at https://huggingface.co/settings/",
+        ),
+        (
+            "modelscope",
+            "MODELSCOPE_API_TOKEN",
+            "error: no token: set MODELSCOPE_API_TOKEN. Make an access token ",
+        ),
+        ("openxlab", "OPENXLAB_TOKEN", "error: no token: set OPENXLAB_TOKEN. At https://openxlab.org.cn"),
     ],
     indirect=["host"],
 )

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 OWN_HELP = (
-    "Make a token with write access to that repository, then set PUBLISH_GIT_USER and PUBLISH_GIT_TOKEN, "
-    "or let git's own credential helper keep it"
+    "Make a token with write access to that repository (GitHub: fine-grained, Contents read and write; "
+    "GitLab: write_repository), then set PUBLISH_GIT_USER and PUBLISH_GIT_TOKEN, or let git's own credential "
+    "helper keep it"
 )
 
 

@@ -16,8 +16,9 @@ from assistant.settings import one_line
 
 TOKENS = "https://huggingface.co/settings/tokens"
 HELP = (
-    f"Make one of type 'write' at {TOKENS} (or a fine-grained one with write access to repositories), "
-    "then set HF_TOKEN or run: hf auth login"
+    f"Make one at {TOKENS}: of type 'write', or a fine-grained one that may write to the contents and "
+    "settings of all repositories of your account (or of that organization); 'read' is not enough. Then set "
+    "HF_TOKEN or run: hf auth login"
 )
 PAID = (
     "since July 2026 free accounts cannot create Gradio or Docker Spaces on cpu-basic; use --variant zero "

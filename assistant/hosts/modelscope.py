@@ -16,8 +16,9 @@ from assistant.hosts.parcel import described, left_out, say_what_is_left
 from assistant.hosts.waiting import patiently
 
 HELP = (
-    "Make one with permission to write at https://modelscope.cn/my/access/token, then set "
-    "MODELSCOPE_API_TOKEN or run: modelscope login"
+    "Make an access token (ms-...) at https://modelscope.cn/my/access/token; it may do what its account may, "
+    "and should the page offer rights, take those to write. Then set MODELSCOPE_API_TOKEN or run: "
+    "modelscope login"
 )
 AGAIN = "run the same command again: large files that have arrived are not sent again"
 KINDS = {"app": "studio", "model": "model"}

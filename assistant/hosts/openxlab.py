@@ -22,8 +22,9 @@ from assistant.settings import one_line
 
 UNMAINTAINED = "OpenXLab has not been maintained since January 2025: best effort, and it may vanish"
 HELP = (
-    "Make a Git access token with permission to write in the account settings at https://openxlab.org.cn, "
-    "then set OPENXLAB_USERNAME and OPENXLAB_TOKEN"
+    "At https://openxlab.org.cn, below your picture, are the user name (account and security) and the Git "
+    "tokens (key management): add one with the right to write; one that may only read can clone, not push, "
+    "and AK and SK are another pair. Then set OPENXLAB_USERNAME and OPENXLAB_TOKEN"
 )
 PLAIN_MB = 1  # text above it goes through git-lfs as well, unless a bundle's own rules say else
 LARGEST_PLAIN_MB = 10
