@@ -1,11 +1,10 @@
 """LoRA adapters of InternLM2, whose wqkv is one weight, as adapters of its Llama, and back. Trains nothing.
 
-Reads and writes PEFT folders; knows no XTuner checkpoint. Long, for the map must be exact in both directions.
+Reads and writes PEFT's files; of whole folders adapter_folders.py knows, of XTuner's checkpoints xtuner.py.
 """
 
 import math
 import re
-import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +17,7 @@ from assistant.folders import read_json, write_json
 from assistant.internlm2 import join_wqkv, split_wqkv
 from assistant.internlm2_config import heads_of
 from assistant.internlm2_names import FUSED, SPLIT, llama_module, tensor_shapes
-from assistant.loading import base_of_adapter, is_adapter
-from assistant.settings import check_replaceable, load_settings, save_settings
+from assistant.loading import is_adapter
 from assistant.strength import beyond_lora
 from assistant.tensors import tensors_in
 
@@ -56,24 +54,6 @@ class Adapter:
         return math.sqrt(rank) if self.rslora else rank
 
 
-def to_llama_adapter(source: Path, out: Path, base: Path, settings: dict[str, Any] | None = None) -> None:
-    """Write the InternLM2 adapter folder `source`, PEFT's or XTuner's, as one for the Llama in `base`.
-
-    Exact: B's rows for wqkv are divided as wqkv's own, each part with the whole A. `out` is replaced whole
-    and keeps `settings`. Raises ValueError for more than plain LoRA, for damage, and for another base.
-    """
-    write_llama_adapter(read_adapter(source), source, out, base, settings)
-
-
-def write_llama_adapter(
-    adapter: Adapter, source: Path, out: Path, base: Path, settings: dict[str, Any] | None
-) -> None:
-    """to_llama_adapter for an InternLM2 `adapter` that was read already; `source` is for people."""
-    config = _config_of(base)
-    llama = as_llama(adapter, config, source)
-    _write(llama, source, out, config["num_hidden_layers"], str(base), settings)
-
-
 def as_llama(adapter: Adapter, config: dict[str, Any], source: Path) -> Adapter:
     """An InternLM2 adapter by the modules of the Llama with `config`.
 
@@ -88,19 +68,6 @@ def as_llama(adapter: Adapter, config: dict[str, Any], source: Path) -> Adapter:
         else:
             pairs[str(llama_module(name))] = pair
     return replace(adapter, pairs=pairs)
-
-
-def to_internlm2_adapter(
-    source: Path, out: Path, base: Path | None = None, settings: dict[str, Any] | None = None
-) -> None:
-    """The inverse of to_llama_adapter, for XTuner and InternLM2's own code. `base`: else the one it names.
-
-    When q, k and v have one A, wqkv gets it as it is; else it gets all their ranks, with B in blocks. Both
-    are exact. Raises ValueError as to_llama_adapter does.
-    """
-    adapter, config = read_adapter(source), _config_of(base or base_of_adapter(source))
-    fused = as_internlm2(adapter, config, source)
-    _write(fused, source, out, config["num_hidden_layers"], "", settings)
 
 
 def as_internlm2(adapter: Adapter, config: dict[str, Any], source: Path) -> Adapter:
@@ -196,14 +163,6 @@ def _of_pattern(pattern: dict[str, Any], module: str, default: Any) -> Any:
     return next((pattern[key] for key in pattern if re.fullmatch(rf"(.*\.)?({key})", module)), default)
 
 
-def _config_of(base: Path) -> dict[str, Any]:
-    config = read_json(base / "config.json")
-    if config.get("model_type") != "llama":
-        way = "python scripts/fetch_model.py internlm2-chat-1_8b"
-        raise ValueError(f"{base} is no InternLM2 turned into a Llama; get one: {way}")
-    return config
-
-
 def _check_shapes(adapter: Adapter, config: dict[str, Any], source: Path) -> None:
     shapes = tensor_shapes(config)
     for module, pair in adapter.pairs.items():
@@ -211,21 +170,6 @@ def _check_shapes(adapter: Adapter, config: dict[str, Any], source: Path) -> Non
         if pair.shape != shape:
             has = f"there it is {shape}" if shape else "which it does not have"
             raise ValueError(f"{source} is not of this base: it changes {module} {pair.shape}, {has}")
-
-
-def _write(
-    adapter: Adapter, source: Path, out: Path, layers: int, base: str, settings: dict[str, Any] | None
-) -> None:
-    """The whole folder beside `out`, then in its place."""
-    if out.resolve() in (source.resolve(), *source.resolve().parents):
-        raise ValueError(f"--out {out} holds what is read; give a folder of its own")
-    check_replaceable(out, "imported_from" in load_settings(out))
-    beside = out.resolve().with_name(f".{out.resolve().name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    write_peft(adapter, beside, layers, base)
-    save_settings(beside, {**(settings or {}), "imported_from": str(source)})
-    shutil.rmtree(out, ignore_errors=True)
-    beside.replace(out)
 
 
 def write_peft(adapter: Adapter, folder: Path, layers: int, base: str) -> None:

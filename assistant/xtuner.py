@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from assistant.adapters import adapter_from_halves, write_llama_adapter
+from assistant.adapter_folders import write_llama_adapter
+from assistant.adapters import adapter_from_halves
 from assistant.tensors import read_pickled
 
 XTUNER_ALPHAS = {64: 16, 512: 256}  # rank → alpha: XTuner's QLoRA recipes for text, and for LLaVA

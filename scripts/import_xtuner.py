@@ -15,7 +15,7 @@ from typing import Literal
 
 import tyro
 
-from assistant.adapters import to_internlm2_adapter, to_llama_adapter
+from assistant.adapter_folders import to_internlm2_adapter, to_llama_adapter
 from assistant.catalog import models_folder
 from assistant.llava_to_xtuner import to_xtuner
 from assistant.loading import is_adapter

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from assistant import adapters
-from assistant.adapters import to_internlm2_adapter, to_llama_adapter
+from assistant.adapter_folders import to_internlm2_adapter, to_llama_adapter
 from assistant.internlm2 import to_llama
 from assistant.settings import load_settings
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy
 import pytest
 
-from assistant import export
-from assistant.export import export_gguf, permute, tensor_type
+from assistant import export, gguf_tensors
+from assistant.export import export_gguf
 from assistant.folders import read_json, write_json
+from assistant.gguf_tensors import GgufType, permute, tensor_type
 from assistant.gguf_tokens import SPACES
 from assistant.settings import DATA, REPOSITORY
 
@@ -129,7 +130,7 @@ def test_a_head_size_of_its_own_and_linear_rope_are_kept(tmp_path):
 
 
 def test_without_the_permutation_the_logits_are_others(byte_level, monkeypatch):
-    monkeypatch.setattr(export, "permute", lambda rows, heads: rows)
+    monkeypatch.setattr(gguf_tensors, "permute", lambda rows, heads: rows)
     assert logits_difference(byte_level) > 0.5
 
 
@@ -169,7 +170,7 @@ def test_every_type_stays_near_the_folder(calm, kind):
 
 
 def test_rows_of_256_get_k_types_and_weak_spots_get_more_bits():
-    def name_of(name: str, columns: int = 512, kind: export.GgufType = "q4_k_m", tied: bool = False) -> str:
+    def name_of(name: str, columns: int = 512, kind: GgufType = "q4_k_m", tied: bool = False) -> str:
         return tensor_type(name, (64, columns), kind, layers=24, tied=tied).name
 
     assert name_of("blk.5.attn_q.weight") == "Q4_K"

@@ -20,7 +20,7 @@ from test_adapters import (
     xtuner_base,
 )
 
-from assistant.adapters import to_llama_adapter
+from assistant.adapter_folders import to_llama_adapter
 from assistant.settings import REPOSITORY, load_settings
 from assistant.xtuner import import_pth, read_pth
 
