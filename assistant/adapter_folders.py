@@ -61,7 +61,10 @@ def _write(
     check_replaceable(out, "imported_from" in load_settings(out))
     beside = out.resolve().with_name(f".{out.resolve().name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
-    write_peft(adapter, beside, layers, base)
-    save_settings(beside, {**(settings or {}), "imported_from": str(source)})
-    shutil.rmtree(out, ignore_errors=True)
-    beside.replace(out)
+    try:
+        write_peft(adapter, beside, layers, base)
+        save_settings(beside, {**(settings or {}), "imported_from": str(source)})
+        shutil.rmtree(out, ignore_errors=True)
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -361,3 +361,18 @@ def test_only_an_imported_folder_is_replaced(xtuner_base, tmp_path):
     (out / "leftover").write_text("of an earlier run")
     to_llama_adapter(source, out, xtuner_base)
     assert not (out / "leftover").exists()
+
+
+def test_a_stopped_import_leaves_nothing_and_keeps_what_was_there(xtuner_base, tmp_path, monkeypatch):
+    out, source = tmp_path / "adapter", altered(tmp_path / "source")
+    to_llama_adapter(source, out, xtuner_base)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapters, "write_json", stopped)  # after the weights
+    with pytest.raises(KeyboardInterrupt):
+        to_llama_adapter(source, out, xtuner_base)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "source"]
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
