@@ -34,7 +34,10 @@ def serve_gradio() -> None:
 
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     try:
-        access = open_engine()  # loads while gradio is imported
+        access = open_engine()
+        from assistant.web.gradio_import import import_gradio
+
+        import_gradio()
         from assistant.web import gradio_server
 
         gradio_server.main(access)
@@ -46,7 +49,7 @@ def serve_gradio() -> None:
 
 
 def open_engine() -> "Access":
-    """The engine begins to load, with the limits of the environment. Raises ValueError for wrong ones."""
+    """The engine, with the limits of the environment. Raises ValueError for wrong ones."""
     from assistant.web.engine import the_engine
     from assistant.web.guard import access_from
     from assistant.web.line import Line
@@ -98,7 +101,7 @@ def use_deploy_file() -> str:
 
 
 def streamlit_settings() -> dict[str, Any]:
-    """For Streamlit's App: the engine loading, the API beside the page, the guard before both."""
+    """For Streamlit's App: the API beside the page, the guard before both."""
     from assistant.settings import fail, one_line
     from assistant.web.api import routes
     from assistant.web.engine import the_engine
@@ -109,6 +112,7 @@ def streamlit_settings() -> dict[str, Any]:
         access = open_engine()
     except (ValueError, RuntimeError) as error:
         fail(one_line(error), 2)
+    the_engine().begin_soon()
     api = routes(the_engine(), access)
     return {"routes": api, "middleware": middleware(access), "on_script_error": show_error}
 

@@ -77,6 +77,24 @@ def say(engine: Engine, question: str, client: str = "") -> str:
     return "".join(engine.stream([user(question)], Sampling(), client))
 
 
+@pytest.mark.parametrize("ask", [Engine.begin, lambda engine: say(engine, "hi")], ids=["page", "question"])
+def test_the_model_waits_for_its_page_or_the_first_question(monkeypatch, ask):
+    loaded = []
+    monkeypatch.setattr("assistant.web.engine.open_backend", lambda *_, **__: loaded.append(1) or Quick())
+    engine = Engine("out/quick/model", head_start_s=60)
+    assert not is_over(lambda: loaded, 0.2) and engine.status == "loading"
+    ask(engine)
+    assert is_over(lambda: engine.status == "ready") and loaded == [1]
+
+
+def test_without_a_visitor_the_model_is_loaded_all_the_same(monkeypatch):
+    monkeypatch.setattr("assistant.web.engine.open_backend", lambda *_, **__: Quick())
+    monkeypatch.setattr("assistant.web.engine.FIRST_VISIT_S", 0.1)
+    engine = Engine("out/quick/model", head_start_s=60)
+    engine.begin_soon()
+    assert is_over(lambda: engine.status == "ready")
+
+
 def test_who_comes_while_the_model_loads_is_answered_in_the_order_of_coming(monkeypatch):
     backend = Quick()
     with opened(monkeypatch, backend, delay_s=0.6) as engine, ThreadPoolExecutor(8) as pool:

@@ -30,6 +30,10 @@ from assistant.conversations import Message
 from assistant.settings import REPOSITORY, SETTINGS_FILE, load_toml, one_line
 from assistant.web.line import Line
 
+# A page comes first: who imports torch and opens a model beside it makes its visitors wait for both.
+HEAD_START_S = 15.0
+FIRST_VISIT_S = 3.0  # from a server that answers to the page of whoever waited for it
+
 # What stands before the last name of a path: "/home/ada/" of "/home/ada/models", but nothing of an address.
 FOLDERS = r"(?<![\w/:…])(?:~|\.\.?)?/(?:[^\s/:;,'\"()]+/)+"
 
@@ -43,9 +47,14 @@ class Engine:
         line: Line | None = None,
         prepare: Callable[[], object] | None = None,
         shared: Shared | None = None,
+        head_start_s: float = 0.0,
     ) -> None:
-        """`prepare` makes the model's folder, behind the page, before it is loaded; `shared` holds bases."""
+        """`prepare` makes the model's folder, behind the page, before it is loaded; `shared` holds bases.
+
+        The model waits `head_start_s` seconds for its page, or until `begin` is called.
+        """
         self.error, self._prepare = "", prepare
+        self._is_wanted, self._head_start_s = threading.Event(), head_start_s
         self.shared = shared or Shared()
         self.model = model or self._default_model()
         self.name = assistant_name(self.model) if self.model else "Little Assistant"
@@ -56,7 +65,17 @@ class Engine:
         if self._is_on_zero_gpu():
             self._load()  # must be on the card before the page is launched
         elif self.model:
-            threading.Thread(target=self._load, daemon=True, name="load").start()
+            threading.Thread(target=self._load_in_time, daemon=True, name="load").start()
+
+    def begin(self) -> None:
+        """Load the model now, unless that has begun: its page is there, or somebody asks."""
+        self._is_wanted.set()
+
+    def begin_soon(self) -> None:
+        """The page can be opened now; without a visitor the model is loaded all the same."""
+        timer = threading.Timer(FIRST_VISIT_S, self.begin)
+        timer.daemon = True
+        timer.start()
 
     @property
     def status(self) -> Literal["loading", "ready", "error"]:
@@ -85,6 +104,7 @@ class Engine:
         `client` is the address of who asks. Raises Busy when too many wait or this client asked too often,
         RuntimeError when the model could not be loaded; no sentence of these tells a visitor where it lies.
         """
+        self.begin()
         with self.line.enter(client):
             try:
                 if self.backend and not self._early:
@@ -134,6 +154,10 @@ class Engine:
 
         return ZeroGpuBackend(self.model, self.shared)
 
+    def _load_in_time(self) -> None:
+        self._is_wanted.wait(self._head_start_s)
+        self._load()
+
     def _load(self) -> None:
         try:
             self.backend = self._open()
@@ -149,7 +173,7 @@ class Engine:
 @cache
 def the_engine() -> Engine:
     """The one engine of this process, however many pages and people there are."""
-    return Engine()
+    return Engine(head_start_s=HEAD_START_S)
 
 
 def for_visitors(sentence: str, model: str = "") -> str:

@@ -117,6 +117,7 @@ def wire_model(page: gr.Blocks, parts: Parts, name: gr.Markdown, state: gr.Markd
             seconds = int(time.monotonic() - begin)
             yield f"# {engine.name}", texts.say("model_loading", name=engine.name, seconds=seconds)
             await asyncio.sleep(0.5)
+            engine.begin()  # the page is there
         said = engine.error or texts.say("model_ready", name=engine.shown_model)
         yield f"# {engine.name}", said
 

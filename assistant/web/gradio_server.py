@@ -28,6 +28,7 @@ def main(access: Access) -> None:
     page = build_page(the_engine())
     _, link, _ = page.launch(**launch_settings(access, address, port), prevent_thread_lock=True)
     print(f"{the_engine().name}: {link} (Ctrl-C ends it)", flush=True)
+    the_engine().begin_soon()
     page.block_thread()
 
 

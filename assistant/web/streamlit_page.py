@@ -98,6 +98,7 @@ def render() -> None:
     with st.sidebar:
         sidebar(texts)
     page.run()
+    the_engine().begin()  # the page is there
 
 
 def sidebar(texts: Texts) -> None:

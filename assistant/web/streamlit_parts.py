@@ -128,10 +128,11 @@ def show_copy(text: str, key: str, texts: Texts) -> None:
 def say_in_language(texts: Texts) -> None:
     """What Streamlit says by itself, as far as it stands in the page."""
     others = [known for known in load_texts().values() if known is not texts]
-    words = [pair for known in others for pair in zip(known["streamlit"], texts["streamlit"], strict=True)]
+    pairs = [pair for known in others for pair in zip(known["streamlit"], texts["streamlit"], strict=True)]
     kept = f"{LANGUAGE}={texts.code}" if st.session_state.get("has_chosen_language") else ""
+    # a list might be a table: to find out, Streamlit imports pandas before the first page is drawn
     st.components.v2.component("words", js=beside("words.js"))(
-        key="words", data={"language": texts.code, "words": words, "kept": kept}
+        key="words", data={"language": texts.code, "words": tuple(pairs), "kept": kept}
     )
 
 
