@@ -1,4 +1,5 @@
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -41,3 +42,18 @@ def client(url: str) -> Iterator[Any]:
 
     with client_of(url) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """Debian's browser, with a camera that everybody may use."""
+    from visiting import CAMERA, Desk
+
+    playwright = pytest.importorskip("playwright.sync_api")
+    path = shutil.which("chromium")
+    if not path:
+        pytest.skip("chromium is not installed: apt-get install chromium fonts-wqy-microhei")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=CAMERA)
+        yield Desk(browser)
+        browser.close()

@@ -1,6 +1,5 @@
 import os
 import re
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from stand_in import ANSWER, StandIn, stand_in
+from visiting import DESK, Visit, wait_until
 
 from assistant.backends import Notice, Sampling
 from assistant.conversations import assistant, system, user
@@ -25,9 +25,6 @@ from assistant.web.texts import load_texts, pick_language
 APP = REPOSITORY / "app.py"
 WHOLE = "".join(ANSWER)
 EN, ZH = load_texts()["en"], load_texts()["zh"]
-SLOW_MS = 60_000  # beside other work
-DECORATION = "[data-testid=stIconMaterial]"  # Streamlit's icons, hidden from screen readers
-DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +399,41 @@ def test_a_cookie_of_another_page_on_this_machine_hides_no_cookie_of_ours(other:
         assert guarded.get("/", headers={"Cookie": f"{other}; {LOGIN}={token}"}).status_code == status
 
 
+def printed(script: str) -> str:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=REPOSITORY)
+    assert not done.returncode, done.stderr
+    return done.stdout.strip()
+
+
+def test_gradio_is_imported_without_writing_files_for_editors():
+    assert printed(IMPORT_GRADIO) == "0 True"
+
+
+IMPORT_GRADIO = """
+import ast, inspect
+read, parse, find = [], ast.get_source_segment, inspect.getfile
+ast.get_source_segment = lambda *given, **more: read.append(1) or parse(*given, **more)
+from assistant.web.gradio_import import import_gradio
+import_gradio()
+import gradio
+print(len(read), inspect.getfile is find and find(gradio.Textbox).endswith("textbox.py"))
+"""
+
+
+def test_the_first_streamlit_page_is_drawn_without_pandas(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASSISTANT_DATA", str(tmp_path))
+    monkeypatch.setenv("ASSISTANT_MODEL", "http://127.0.0.1:9/v1#ada")
+    assert printed(DRAW_STREAMLIT) == "1 [] False"
+
+
+DRAW_STREAMLIT = """
+import sys
+from streamlit.testing.v1 import AppTest
+page = AppTest.from_file("app.py", default_timeout=60).run()
+print(len(page.chat_input), [*page.exception], "pandas" in sys.modules)
+"""
+
+
 def test_neither_page_imports_the_other_or_torch():
     script = (
         "import sys\n{}\n"
@@ -412,113 +444,10 @@ def test_neither_page_imports_the_other_or_torch():
         ("import assistant.web.gradio_server", "['gradio']"),
         ("import assistant.web.streamlit_page", "['streamlit']"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-c", script.format(module)], capture_output=True, text=True, cwd=REPOSITORY
-        )
-        assert done.stdout.strip() == loaded, done.stderr
+        assert printed(script.format(module)) == loaded
 
 
 # ---- in a browser
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium")
-    if not path:
-        pytest.skip("chromium is not installed: apt-get install chromium fonts-wqy-microhei")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path)
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """One person's browser on one of the two pages; it notes foreign requests and page errors."""
-
-    def __init__(self, chromium, url: str, kind: str, **context) -> None:
-        self.kind, self.complaints = kind, []
-        self.page = chromium.new_context(**({"locale": "en-US"} | context)).new_page()
-        self.page.set_default_timeout(SLOW_MS)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._note_request)
-        self.page.goto(url)
-        self.box.wait_for()
-
-    def _note_request(self, request) -> None:
-        is_ours = re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url)
-        if not is_ours or "SemiBold" in request.url:  # half of that font's letters are missing
-            self.complaints.append(request.url)
-
-    @property
-    def box(self):
-        name = "[data-testid=stChatInputTextArea]" if self.kind == "streamlit" else "#box textarea"
-        return self.page.locator(name).first
-
-    @property
-    def answers(self):
-        if self.kind == "gradio":
-            return self.page.locator(".message.bot")
-        return self.page.get_by_test_id("stChatMessage").filter(
-            has=self.page.get_by_test_id("stChatMessageAvatarAssistant")
-        )
-
-    def ask(self, question: str) -> None:
-        self.box.fill(question)
-        self.box.press("Enter")
-
-    @property
-    def stop_button(self):
-        name = "#box .stop-button" if self.kind == "gradio" else "[data-testid=stChatInputStopButton]"
-        return self.page.locator(name)
-
-    def stop(self) -> None:
-        """Stop, and wait until the box takes the next question: before that, Gradio leaves it in the box."""
-        self.stop_button.click()
-        self.stop_button.wait_for(state="hidden")
-
-    def sees(self, text: str) -> None:
-        self.page.get_by_text(text).last.wait_for()
-
-    def finish(self) -> None:
-        assert not self.page.evaluate("document.documentElement.scrollWidth > innerWidth")
-        self.page.context.close()
-        assert self.complaints == []
-
-    def press(self, name: str) -> None:
-        self.page.get_by_role("button", name=name, exact=True).last.click()
-
-    def reads_answer(self) -> None:
-        """The answer is whole: its figures are there and the page is at rest."""
-        self.sees("tokens/s")
-        self.stop_button.wait_for(state="hidden")
-        self.page.wait_for_timeout(600)  # Streamlit draws the page once more
-
-    def open_tab(self, name: str) -> None:
-        role = "tab" if self.kind == "gradio" else "link"
-        tab = self.page.get_by_role(role, name=name).first
-        if self.kind == "gradio" and not tab.is_visible():  # on a phone the last ones are behind "…"
-            self.page.locator(".overflow-menu > button").click()
-            tab = self.page.locator(".overflow-dropdown").get_by_role("button", name=name)
-        tab.click()
-
-    def violations(self, *left_out: str, rule: str = "") -> list[str]:
-        """What axe-core finds serious or critical, but for what stands in Gradio's own markup.
-
-        `left_out` are the selectors of what is not looked at; with `rule`, that one is looked for.
-        """
-        axe = pytest.importorskip("axe_core_python")
-        if not self.page.evaluate("'axe' in window"):
-            self.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
-        where = {"exclude": [[selector] for selector in (DECORATION, *left_out)]}
-        how = {"resultTypes": ["violations"], **({"runOnly": [rule]} if rule else {})}
-        found = self.page.evaluate("here => axe.run(...here)", [where, how])["violations"]
-        theirs = {"aria-required-children"} if self.kind == "gradio" else set()  # the list of examples
-        return [
-            f"{rule['id']}: {rule['nodes'][0]['html'][:200]} {rule['nodes'][0]['any'][0]['message']}"
-            for rule in found
-            if rule["impact"] in ("serious", "critical") and rule["id"] not in theirs
-        ]
 
 
 @pytest.fixture(params=["gradio", "streamlit"])
@@ -607,7 +536,7 @@ def test_formulas_are_drawn_and_a_foreign_picture_in_an_answer_is_not_fetched(vi
     visitor.page.wait_for_timeout(300)
     assert "/secret.png" not in server.fetched
     assert "from $5 to $10" in visitor.page.inner_text("body")
-    visitor.page.context.close()
+    visitor.leave()
 
 
 @pytest.mark.browser
@@ -733,7 +662,7 @@ def test_a_restart_of_the_server_keeps_every_chat(chromium, server: StandIn, fol
     with gradio_page(server, folders / "restarted", port) as url:
         visitor.page.goto(url)
         visitor.sees(WHOLE)
-        visitor.page.context.close()
+        visitor.leave()
 
 
 @pytest.mark.browser
@@ -865,29 +794,4 @@ def test_the_language_can_be_switched(visit):
     visitor, zh = visit(), load_texts()["zh"]
     visitor.page.get_by_text(zh["language"]).click()
     visitor.page.get_by_text(zh["new_chat"]).first.wait_for(state="attached")
-    visitor.page.context.close()
-
-
-@pytest.mark.browser
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-def test_the_page_is_accessible_light_and_dark_in_both_languages(visit, size):
-    locale, scheme = ("en-US", "light") if size is DESK else ("zh-CN", "dark")
-    visitor = visit(viewport=size, locale=locale, color_scheme=scheme)
-    texts = load_texts()[locale[:2]]
-    visitor.ask("Who are you?")
-    visitor.sees(WHOLE)
-    visitor.page.wait_for_timeout(800)
-    assert visitor.violations() == []
-    if size is DESK or visitor.kind == "gradio":
-        for tab in ("compare", "scorecard"):
-            visitor.open_tab(texts[tab])
-            visitor.page.wait_for_timeout(700)
-            assert visitor.violations() == []
-    visitor.finish()
-
-
-def wait_until(is_so, timeout_s: float = 60) -> None:
-    end = time.monotonic() + timeout_s
-    while not is_so():
-        assert time.monotonic() < end, "it did not come"
-        time.sleep(0.05)
+    visitor.leave()

@@ -7,18 +7,18 @@ import pytest
 from PIL import Image
 from serving import serving
 from stand_in import StandIn
-from test_pages import DESK, EN, PHONE, WHOLE, Visit, chromium, folders, gradio_url, server, wait_until
+from test_pages import EN, WHOLE, folders, gradio_url, server
+from visiting import DESK, PHONE, Visit, wait_until
 
 from assistant.web import Engine
 from assistant.web.gradio_messages import BESIDE, drawn
 from assistant.web.texts import load_texts
 
-__all__ = ["chromium", "folders", "gradio_url", "server"]  # fixtures
+__all__ = ["folders", "gradio_url", "server"]  # fixtures
 
 ZH = load_texts()["zh"]
 TABS = ("chat", "picture", "compare", "scorecard", "make")
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 # What a person reads: the words on the page and those in its empty boxes.
 READ = """() => document.body.innerText + [...document.querySelectorAll("[placeholder]")]
     .filter(box => box.checkVisibility()).map(box => "\\n" + box.placeholder).join("")"""
@@ -92,7 +92,7 @@ def test_gradios_own_settings_switch_the_servers_words_too(chromium, gradio_url:
     visitor.page.get_by_role("option", name=ZH["language"]).click()
     arrive(visitor, ZH)
     assert visitor.page.get_by_role("radio", name=ZH["language"]).is_checked()
-    visitor.page.context.close()
+    visitor.leave()
 
 
 @pytest.mark.browser
@@ -121,13 +121,13 @@ def test_a_page_that_the_browser_translates_or_that_may_keep_nothing_is_not_load
         visitor.page.evaluate(TRANSLATE, said)
         visitor.page.wait_for_timeout(700)
         assert visitor.page.evaluate("window.isTheSame"), said
-    visitor.page.add_init_script(STORE_NOTHING)
+    visitor.run_first(STORE_NOTHING)
     visitor.page.reload()
     arrive(visitor, EN)
     switch(visitor, ZH)
     visitor.ask("Who are you?")
     visitor.sees(WHOLE)
-    visitor.page.context.close()
+    visitor.leave()
 
 
 def test_what_is_drawn_when_the_page_comes_is_drawn_again_when_its_language_is_known():
@@ -172,7 +172,7 @@ def test_a_copied_answer_is_the_answer_alone(chromium, gradio_url: str):
 @pytest.mark.browser
 def test_without_a_clipboard_the_copy_is_the_answer_alone_too(chromium, gradio_url: str):
     visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK)
-    visitor.page.add_init_script("delete Navigator.prototype.clipboard")
+    visitor.run_first("delete Navigator.prototype.clipboard")
     visitor.page.reload()
     visitor.box.wait_for()
     visitor.ask("Who are you?")
@@ -213,8 +213,7 @@ def picture_heard(server: StandIn) -> Image.Image:
 def test_a_picture_is_dropped_pasted_and_photographed_and_each_is_answered(
     chromium, gradio_url: str, server: StandIn
 ):
-    browser = chromium.browser_type.launch(executable_path="/usr/bin/chromium", args=CAMERA)
-    visitor = Visit(browser, gradio_url, "gradio", viewport=DESK, permissions=CLIPBOARD)
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK, permissions=CLIPBOARD)
     page, box = visitor.page, visitor.page.locator("#picture-box textarea")
     visitor.open_tab(EN["picture"])
     visitor.sees(EN.say("eyes_ready", name="ada"))
@@ -242,7 +241,6 @@ def test_a_picture_is_dropped_pasted_and_photographed_and_each_is_answered(
     is_answered(3)
     assert picture_heard(server).size[0] > 60
     visitor.finish()
-    browser.close()
 
 
 # ---- for everyone

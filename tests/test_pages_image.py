@@ -1,4 +1,5 @@
 import base64
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,29 +204,21 @@ def test_a_huge_photo_becomes_small_and_keeps_its_shape(tmp_path):
 
 
 @pytest.fixture(scope="module", params=["gradio", "streamlit"])
-def page(request, tower, tmp_path_factory, chromium) -> Iterator[tuple[Face, Any]]:  # noqa: F811
+def page(request, tower, tmp_path_factory, chromium) -> Iterator[tuple[Face, Any, Path]]:  # noqa: F811
     folder = tmp_path_factory.mktemp(request.param)
     make_llava(spacious_model(folder / "llm"), tower, folder / "out" / "tiny", Parts(), {})
-    with serving(request.param, folder, ASSISTANT_MODEL=str(folder / "out" / "tiny")) as url:
-        context = chromium.new_context(locale="en-US")
+    own = {"ASSISTANT_MODEL": str(folder / "out" / "tiny"), "PYTHONPROFILEIMPORTTIME": "1"}  # it logs them
+    with serving(request.param, folder, **own) as url:
+        context = chromium.browser.new_context(locale="en-US")
         opened = context.new_page()
         opened.goto(url + ("/picture" if request.param == "streamlit" else ""))
-        yield request.param, opened
+        yield request.param, opened, folder / f"{request.param}.log"
         context.close()
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path="/usr/bin/chromium")
-        yield browser
-        browser.close()
 
 
 @pytest.mark.browser
 def test_a_picture_is_shown_asked_about_twice_and_a_bad_one_refused(page, tmp_path):
-    face, opened = page
+    face, opened, _ = page
     looks = Gradio(opened) if face == "gradio" else Streamlit(opened)
     looks.open()
     bad = tmp_path / "bad.png"
@@ -239,6 +232,14 @@ def test_a_picture_is_shown_asked_about_twice_and_a_bad_one_refused(page, tmp_pa
     looks.wait_for_answers(2)
     assert looks.pictures() == 1
     looks.wait_for(EN["picture_seen"])
+
+
+@pytest.mark.browser
+def test_a_model_is_opened_behind_a_page_that_is_there(page):
+    face, _, log = page
+    said = log.read_text(encoding="utf-8")
+    served = said.index("(Ctrl-C ends it)" if face == "gradio" else "You can now view")
+    assert served < re.search(r"\| +torch\n", said).start()
 
 
 class Gradio:

@@ -11,10 +11,11 @@ import tiny_gguf
 from PIL import Image
 from serving import Face, serving
 from stand_in import StandIn
-from test_pages import DESK, EN, SLOW_MS, WHOLE, ZH, Visit, chromium, server, wait_until
+from test_pages import EN, WHOLE, ZH, server
+from visiting import DESK, Visit, wait_until
 from workshop import make_narrow_stage, make_stage
 
-__all__ = ["chromium", "server"]  # the fixtures of both pages
+__all__ = ["server"]  # a fixture of both pages
 
 LARGE = 6_000_000  # bytes; 5 MB may come
 BROKEN = "\n\ndef summary(*given):\n    raise KeyError('a secret of the server')\n"
@@ -49,7 +50,7 @@ def test_an_error_inside_is_told_to_the_terminal_and_not_to_the_visitor(page, ch
     visitor.open_tab(texts["chat"])
     visitor.ask("Who are you?")
     visitor.sees(WHOLE)
-    visitor.page.context.close()
+    visitor.leave()
 
 
 @pytest.mark.browser
@@ -65,7 +66,7 @@ def test_a_file_over_the_limit_is_refused_in_words(page, chromium, tmp_path):
     else:
         visitor.page.set_input_files("[data-testid=stChatInput] input[type=file]", large)
         visitor.page.get_by_text("or smaller").first.wait_for()
-    visitor.page.context.close()
+    visitor.leave()
 
 
 # ---- the Gradio page's own doors
@@ -93,17 +94,19 @@ def guarded(tmp_path_factory) -> Iterator[str]:
         yield url
 
 
-def come_in(chromium, url: str, password: str = "lovelace") -> Visit:
-    context = chromium.new_context(locale="en-US", viewport=DESK)
-    page = context.new_page()
-    page.goto(url)
-    page.get_by_label("username").fill("ada")
-    page.get_by_label("password").fill(password)
-    page.get_by_role("button", name="Login").click()
-    visitor = Visit.__new__(Visit)
-    visitor.kind, visitor.complaints, visitor.page = "gradio", [], page
-    page.set_default_timeout(SLOW_MS)
-    return visitor
+class Guest(Visit):
+    """One who meets the login first."""
+
+    password = "lovelace"
+
+    def arrive(self) -> None:
+        self.page.get_by_label("username").fill("ada")
+        self.page.get_by_label("password").fill(self.password)
+        self.page.get_by_role("button", name="Login").click()
+
+
+class Stranger(Guest):
+    password = "wrong"
 
 
 @pytest.mark.browser
@@ -111,11 +114,11 @@ def test_without_the_login_nothing_of_the_gradio_page_is_told(guarded: str, chro
     for path in ("/config", "/gradio_api/info", "/gradio_api/file=app.py"):
         assert status_of(guarded + path) == 401
     assert status_of(guarded + "/gradio_api/call/chat", b'{"data": []}') == 401
-    stranger = come_in(chromium, guarded, "wrong")
+    stranger = Stranger(chromium, guarded, "gradio", viewport=DESK)
     stranger.sees("Incorrect")
     assert stranger.box.count() == 0
-    stranger.page.context.close()
-    visitor = come_in(chromium, guarded)
+    stranger.leave()
+    visitor = Guest(chromium, guarded, "gradio", viewport=DESK)
     visitor.box.wait_for()
     visitor.open_tab(EN["scorecard"])
     visitor.sees(EN["scorecard_passed"])
@@ -127,7 +130,7 @@ def test_without_the_login_nothing_of_the_gradio_page_is_told(guarded: str, chro
 
 @pytest.mark.browser
 def test_who_waits_sees_the_place_in_line_on_the_gradio_page(guarded: str, chromium):
-    first, second, third = (come_in(chromium, guarded) for _ in range(3))
+    first, second, third = (Guest(chromium, guarded, "gradio", viewport=DESK) for _ in range(3))
     for one in (first, second, third):
         one.page.locator("#box textarea:not([disabled])").wait_for()
     first.page.locator(".sidebar-content").get_by_text(EN["settings"], exact=True).click()
@@ -141,11 +144,11 @@ def test_who_waits_sees_the_place_in_line_on_the_gradio_page(guarded: str, chrom
     second.sees(EN.say("waiting", number=1))
     third.box.press("Enter")
     third.sees(EN.say("waiting", number=2))
-    second.page.context.close()
+    second.leave()
     third.sees(EN.say("waiting", number=1))
     first.stop()
     third.page.get_by_text(EN.say("waiting", number=1)).wait_for(state="detached")
-    third.page.context.close()
+    third.leave()
     first.finish()
 
 

@@ -6,13 +6,14 @@ from urllib.parse import urljoin
 import pytest
 from serving import Face, serving
 from stand_in import StandIn
-from test_pages import DESK, PHONE, Visit, chromium, server
+from test_pages import server
+from visiting import DESK, PHONE, Visit
 from workshop import make_stage, wait_until
 
 from assistant.web.making import is_running, read_job
 from assistant.web.texts import load_texts
 
-__all__ = ["chromium", "server"]  # the fixtures of both pages
+__all__ = ["server"]  # a fixture of both pages
 
 EN, ZH = load_texts()["en"], load_texts()["zh"]
 

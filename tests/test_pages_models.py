@@ -7,15 +7,17 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from serving import Face, serving
-from test_pages import DESK, EN, Visit, chromium, wait_until  # noqa: F401
 from tiny_run import load_tiny, make_tiny_model
+from visiting import DESK, Visit, wait_until
 from workshop import copy_project
 
 from assistant.conversations import assistant, user
 from assistant.generating import generate_batch
 from assistant.loading import ChatModel
 from assistant.settings import save_settings
+from assistant.web.texts import load_texts
 
+EN = load_texts()["en"]
 QUESTION = "Who are you?"
 
 
@@ -59,7 +61,7 @@ def root(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(params=["gradio", "streamlit"])
-def visit(request, chromium, root: Path, tmp_path):  # noqa: F811
+def visit(request, chromium, root: Path, tmp_path):
     face: Face = request.param
     ada = str(root / "out" / "ada" / "adapter")
     with serving(face, tmp_path, root, ASSISTANT_MODEL=ada, PYTHONPATH=str(root)) as url:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import tiny_gguf
 from PIL import Image
 from serving import serving
 from stand_in import StandIn
-from test_pages import DESK, EN, PHONE, WHOLE, Visit, server, wait_until
+from test_pages import EN, WHOLE, server
+from visiting import DESK, PHONE, Visit, wait_until
 from workshop import make_narrow_stage, make_stage
 
 from assistant.web.texts import load_texts
@@ -20,24 +20,11 @@ from assistant.web.texts import load_texts
 __all__ = ["server"]  # a fixture of both pages
 ZH = load_texts()["zh"]
 SIDEBAR = "[data-testid=stSidebar]"
-CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SAID = "Code:\n```python\nprint('hi')\n```\n$$x^2$$ and \\[y^2\\] and \\(z\\)"
 CHAT = {
     "title": "Formulas",
     "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": SAID}],
 }
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = shutil.which("chromium")
-    if not path:
-        pytest.skip("chromium is not installed: apt-get install chromium fonts-wqy-microhei")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=CAMERA)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -131,33 +118,32 @@ def test_every_page_is_accessible_on_phone_and_desk_by_day_and_night(visit, text
 
 @pytest.mark.browser
 def test_a_chinese_page_says_no_english_word(chromium, url: str):
-    browser = chromium.browser_type.launch(executable_path=shutil.which("chromium"))  # grants no camera
-    visitor = Visit(browser, url, "streamlit", viewport=DESK, locale="zh-CN")
-    visitor.ask(ZH["examples"][0])
-    visitor.sees(WHOLE)
-    for part in ("this_chat", "settings"):
-        side(visitor, part, ZH)
-    upload = visitor.page.locator(f"{SIDEBAR} input[type=file]")
-    for file in ({"name": "x.png", "mimeType": "image/png", "buffer": b"x"}, large_file()):
-        upload.set_input_files(file)
-        visitor.page.wait_for_timeout(500)
+    with chromium.beside() as no_camera:
+        visitor = Visit(no_camera, url, "streamlit", viewport=DESK, locale="zh-CN")
+        visitor.ask(ZH["examples"][0])
+        visitor.sees(WHOLE)
+        for part in ("this_chat", "settings"):
+            side(visitor, part, ZH)
+        upload = visitor.page.locator(f"{SIDEBAR} input[type=file]")
+        for file in ({"name": "x.png", "mimeType": "image/png", "buffer": b"x"}, large_file()):
+            upload.set_input_files(file)
+            visitor.page.wait_for_timeout(500)
+            assert english_in(visitor) == []
+        visitor.page.get_by_text("x.json", exact=True).hover()
+        visitor.sees("文件不能超过")
+        visitor.page.get_by_label(ZH["preset"], exact=True).click()
+        visitor.page.wait_for_timeout(300)
         assert english_in(visitor) == []
-    visitor.page.get_by_text("x.json", exact=True).hover()
-    visitor.sees("文件不能超过")
-    visitor.page.get_by_label(ZH["preset"], exact=True).click()
-    visitor.page.wait_for_timeout(300)
-    assert english_in(visitor) == []
-    visitor.page.keyboard.press("Escape")
-    for tab in ("picture", "compare", "scorecard", "make"):
-        visitor.open_tab(ZH[tab])
-        visitor.page.wait_for_timeout(900)
-        if tab == "picture":
-            visitor.press(ZH["picture_camera"])
-            visitor.page.get_by_text("摄像头").first.wait_for()
-        assert english_in(visitor) == [], tab
         visitor.page.keyboard.press("Escape")
-    visitor.finish()
-    browser.close()
+        for tab in ("picture", "compare", "scorecard", "make"):
+            visitor.open_tab(ZH[tab])
+            visitor.page.wait_for_timeout(900)
+            if tab == "picture":
+                visitor.press(ZH["picture_camera"])
+                visitor.page.get_by_text("摄像头").first.wait_for()
+            assert english_in(visitor) == [], tab
+            visitor.page.keyboard.press("Escape")
+        visitor.finish()
 
 
 def large_file() -> Any:
@@ -253,7 +239,7 @@ def test_the_other_language_changes_every_word_and_no_choice(visit, server: Stan
     visitor.page.get_by_text(ZH["settings"], exact=True).wait_for()
     visitor.page.get_by_text(EN["language"]).click()
     visitor.page.get_by_label("Send message").wait_for()
-    visitor.page.context.close()
+    visitor.leave()
 
 
 @pytest.mark.browser
@@ -287,7 +273,7 @@ def test_chats_are_imported_drawn_renamed_exported_deleted_and_outlast_the_serve
         visitor.press(EN["delete"])
         visitor.press(EN["really"])
         visitor.page.get_by_role("button", name="My title").wait_for(state="detached")
-        visitor.page.context.close()
+        visitor.leave()
 
 
 def chat_file() -> bytes:
@@ -387,7 +373,7 @@ def test_who_waits_sees_the_place_in_line_and_leaving_gives_it_to_the_next(chrom
         first.page.wait_for_timeout(600)
         first.ask("b" * 3300)
         first.sees("The 2 oldest messages no longer fit")
-        first.page.context.close()
+        first.leave()
 
 
 def test_a_copy_button_stands_beside_any_chat_whatever_its_id():
