@@ -48,7 +48,8 @@ class Settings:
     """Ask the live page at this address who it is, and stop."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "git_remote", Remote(self.git_remote))  # printed without its token
+        for name in ("git_remote", "verify"):  # printed without what stands before an @
+            object.__setattr__(self, name, Remote(getattr(self, name)))
 
 
 def main(settings: Settings) -> None:

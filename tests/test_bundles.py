@@ -638,6 +638,14 @@ def test_a_token_in_the_address_is_refused_and_nowhere_repeated(tmp_path):
     assert done.returncode == 2 and "s3cr3t" not in done.stdout + done.stderr
 
 
+def test_a_login_in_the_address_of_a_live_page_is_refused_and_nowhere_repeated():
+    command = [sys.executable, "scripts/publish.py", "--verify", "http://ada:" + "s3cr3t" + "@127.0.0.1:9"]
+    command += ["--model", "ada/gone"]
+    made = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert made.returncode == 2 and "set ASSISTANT_LOGIN=user:password" in made.stderr
+    assert "s3cr3t" not in made.stdout + made.stderr
+
+
 def test_each_host_gets_its_own_token_and_no_other():
     said = {"HF_TOKEN": "h", "MODELSCOPE_API_TOKEN": "m", "PUBLISH_GIT_USER": "u", "PUBLISH_GIT_TOKEN": "p"}
     said |= {"OPENXLAB_USERNAME": "o", "OPENXLAB_TOKEN": "t"}

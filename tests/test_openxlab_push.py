@@ -257,17 +257,19 @@ def every_command_line() -> str:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes through /proc")
+@pytest.mark.parametrize("token", [TOKEN, "oxl-\\secret\\token%s'$HOME\""])
 def test_the_token_reaches_the_server_and_is_in_no_command_line_message_or_log(
-    remote: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    remote: Path, model: Path, token: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("OPENXLAB_TOKEN", token)
     seen: dict[str, str] = {}
     said: list[str] = []
     with guarded_server(seen) as address:
         monkeypatch.setenv("OPENXLAB_ENDPOINT", address)
         with pytest.raises(RuntimeError, match="OpenXLab does not let you write to ada/assistant") as caught:
             send(model, said=said)
-    assert seen["password"] == f"ada:{TOKEN}"
-    assert "git" in seen["processes"] and TOKEN not in seen["processes"]
+    assert seen["password"] == f"ada:{token}"
+    assert "git" in seen["processes"] and token not in seen["processes"]
     out, error = capfd.readouterr()
-    assert TOKEN not in str(caught.value) + " ".join(said) + out + error
+    assert token not in str(caught.value) + " ".join(said) + out + error
     assert "OPENXLAB_TOKEN" in str(caught.value)

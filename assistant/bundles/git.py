@@ -19,7 +19,8 @@ from assistant.hosts.credentials import scrub
 
 OWN_OF_A_HOOK = {"GIT_DIR", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX"}
 # The secret itself stays in the environment of git's own processes; this text is all that is ever written.
-HELPER = '!f() { echo "username=$PUBLISH_USER"; echo "password=$PUBLISH_TOKEN"; }; f'
+# printf, for echo may read a backslash as the begin of something else.
+HELPER = """!f() { printf 'username=%s\\npassword=%s\\n' "$PUBLISH_USER" "$PUBLISH_TOKEN"; }; f"""
 
 NOT_LET_IN = re.compile(
     r"Authentication failed|could not read (Username|Password)|Authorization error|\b40[13]\b"

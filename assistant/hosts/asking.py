@@ -63,7 +63,15 @@ def keys_from(environment: Mapping[str, str]) -> Keys:
 
 
 def page_address(url: str) -> str:
-    """The page itself behind a link of a host: a Space or a studio is shown in a frame of another address."""
+    """The page itself behind a link of a host: a Space or a studio is shown in a frame of another address.
+
+    Raises ValueError for what is no address, and for one with a login in it, which is not repeated.
+    """
+    if "@" in urlsplit(url).netloc:
+        raise ValueError(
+            "--verify holds a login, which every process list shows; leave it out and set "
+            "ASSISTANT_LOGIN=user:password"
+        )
     plain = url.partition("#")[0].partition("?")[0].rstrip("/")
     for link, domain in ((SPACE, "hf.space"), (STUDIO, "ms.show")):
         if found := re.fullmatch(link, plain):
