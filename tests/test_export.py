@@ -196,6 +196,17 @@ def test_k_types_are_quantized_as_gguf_reads_them(kind):
     assert abs(back - rows).mean() < {"q6_k": 0.03, "q5_k": 0.06, "q4_k": 0.1}[kind]
 
 
+@pytest.mark.parametrize("kind", ["Q8_0", "Q5_0", "Q4_1", "Q4_0"])
+def test_every_other_type_has_the_bytes_of_llama_cpps_own_quantizer(kind):
+    from assistant.llama_cpp import quantize_rows
+
+    rows = torch.randn(64, 576, generator=torch.Generator().manual_seed(0)).bfloat16()
+    tensor = gguf_tensors.Tensor("token_embd.weight", (64, 576), gguf.GGMLQuantizationType[kind])
+    row_bytes = gguf_tensors.stored_shape(tensor)[-1]
+    theirs = quantize_rows(rows.float().numpy(), int(tensor.kind), row_bytes)
+    assert numpy.array_equal(gguf_tensors.encoded(tensor, rows), theirs)
+
+
 def test_permute_puts_the_halves_of_a_head_side_by_side():
     rows = numpy.arange(8)[:, None]
     assert permute(rows, 2)[:, 0].tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
