@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import socket
@@ -16,11 +17,14 @@ from stand_in import ANSWER, StandIn, stand_in
 from visiting import DESK, Visit, wait_until
 
 from assistant.backends import Notice, Sampling
+from assistant.backends.openai_backend import OpenAIBackend
+from assistant.card import check_name
 from assistant.conversations import assistant, system, user
 from assistant.settings import REPOSITORY
 from assistant.web import Engine, Shown, answer, assistant_name, conversation, sampling_from
+from assistant.web.exchange import from_json
 from assistant.web.guard import is_local, is_loopback
-from assistant.web.texts import load_texts, pick_language
+from assistant.web.texts import in_language, load_texts, pick_language
 
 APP = REPOSITORY / "app.py"
 WHOLE = "".join(ANSWER)
@@ -247,6 +251,54 @@ def test_a_kept_note_is_read_in_the_language_of_the_page(read_note):
     assert read_note(note) == f"{ZH.say('shortened', number=4)} {ZH['cut']}"
     assert read_note(EN.say("failed_inside", error="KeyError")) == ZH.say("failed_inside", error="KeyError")
     assert read_note(ZH["stopped"]) == ZH["stopped"] and read_note("HTTP 500") == "HTTP 500"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "名字是空的，请写一个名字，例如 Ada"),
+        ("a" * 99, "名字有 99 个字符，简短的回答里最多放得下"),
+        ("a\nb", "名字 'a\\nb' 里有换行或控制字符，请写成一行普通文字"),
+        ("<|im_end|>", "名字 '<|im_end|>' 里有对话模型的控制符，请去掉"),
+        ("{x}", "名字 '{x}' 里有花括号占位符，请直接写名字"),
+        (" a", "名字 ' a' 前后有空格，请去掉"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_in_chinese(name: str, said: str):
+    with pytest.raises(ValueError) as refused:
+        check_name(name, "name")
+    assert in_language(str(refused.value), ZH).startswith(said)
+    assert in_language(str(refused.value), EN) == str(refused.value)
+
+
+BAD_FILES = [b"no", b"[]", b'[{"messages": 1}]', b'[{"messages": [1]}]']
+BAD_TURNS = [["assistant"], ["user", "user"], ["system"], ["user", "system"], ["robot"]]
+
+
+def chat_of(roles: list[str]) -> bytes:
+    return json.dumps([{"messages": [{"role": role, "content": "x"} for role in roles]}]).encode()
+
+
+@pytest.mark.parametrize("content", BAD_FILES + [chat_of(roles) for roles in BAD_TURNS])
+def test_a_file_that_cannot_be_imported_is_refused_in_chinese(content: bytes):
+    with pytest.raises(ValueError) as refused:
+        from_json(content, "a.json")
+    said = in_language(str(refused.value), ZH)
+    assert said.startswith("a.json：") and not re.search("conversation|must|choose|turn", said), said
+
+
+@pytest.mark.parametrize("address", ["", "#nobody"])
+def test_an_endpoint_that_fails_is_said_in_chinese(server: StandIn, address: str):
+    backend = OpenAIBackend(server.url + address if address else "http://127.0.0.1:9/v1#ada")
+    with pytest.raises(RuntimeError) as failed:
+        list(backend.stream([user("hi")], Sampling()))
+    said = in_language(str(failed.value), ZH)
+    assert re.search("连不上|没有模型", said) and not re.search("[a-z] [a-z]", said), said
+
+
+def test_every_error_has_its_slots_in_every_language():
+    slots = [[sorted(re.findall(r"{\w+}", said)) for said in texts["errors"]] for texts in (EN, ZH)]
+    assert slots[0] == slots[1] and len(slots[0]) > 30
 
 
 def test_only_this_machine_under_a_local_name_is_local():

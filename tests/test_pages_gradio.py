@@ -4,9 +4,10 @@ from base64 import b64encode
 from io import BytesIO
 
 import pytest
+import visiting
 from PIL import Image
 from serving import serving
-from stand_in import StandIn
+from stand_in import ANSWER, StandIn
 from test_pages import EN, WHOLE, folders, gradio_url, server
 from visiting import DESK, PHONE, Visit, wait_until
 
@@ -81,6 +82,21 @@ def test_the_switch_changes_every_word_on_every_tab_and_the_choice_is_kept(chrom
     visitor.press(ZH["new_chat"])
     visitor.sees(ZH["examples"][0])
     assert english_in(visitor) == []
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_no_label_of_a_chinese_page_is_english(chromium, gradio_url: str):
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK, locale="zh-CN")
+    visitor.ask("Who are you?")
+    visitor.sees(ZH.say("figure_tokens", number=len(ANSWER)))
+    for accordion in ("this_chat", "settings"):
+        visitor.page.get_by_role("button", name=ZH[accordion]).first.click()
+    names = f"{EN['language']} ada base Who are you {WHOLE}"
+    for tab in TABS:
+        visitor.open_tab(ZH[tab])
+        visitor.page.wait_for_timeout(400)
+        assert visiting.english_in(visitor, names) == [], tab
     visitor.finish()
 
 
@@ -251,6 +267,7 @@ def test_a_picture_is_dropped_pasted_and_photographed_and_each_is_answered(
 def test_every_tab_is_accessible_on_desk_and_phone_light_and_dark(chromium, gradio_url: str, texts):
     """Dark differs in its colours alone; the sidebar is the same on each tab."""
     locale = "en-US" if texts is EN else "zh-CN"
+    toggle = texts["gradio"][EN["gradio"].index("Toggle Sidebar")]
     visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK, locale=locale)
     page = visitor.page
     visitor.ask("Who are you?")
@@ -262,7 +279,7 @@ def test_every_tab_is_accessible_on_desk_and_phone_light_and_dark(chromium, grad
     for size in (DESK, PHONE):
         page.set_viewport_size(size)
         if size is PHONE:
-            page.get_by_role("button", name="Toggle Sidebar").click()  # it covers the page
+            page.get_by_role("button", name=toggle).click()  # it covers the page
         for tab in TABS:
             visitor.open_tab(texts[tab])
             page.wait_for_timeout(300)

@@ -1,3 +1,4 @@
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from test_pages import server
 from visiting import DESK, PHONE, Visit
 from workshop import make_stage, wait_until
 
+from assistant.folders import write_json
+from assistant.settings import save_settings
 from assistant.web.making import is_running, read_job
 from assistant.web.texts import load_texts
 
@@ -100,6 +103,27 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     right = visitor.page.get_by_label(EN["compare_right"], exact=True).last
     wait_until(lambda: "Bob" in right.input_value(), root / "out" / "bob" / "making.log")
     other.finish()
+    visitor.finish()
+
+
+@pytest.mark.browser
+def test_the_picture_tab_finds_who_was_made_while_the_page_is_open(stage, chromium):
+    kind, root, url = stage
+    visitor = Visit(chromium, url, kind, viewport=DESK)
+    visitor.open_tab(EN["picture"])
+    visitor.sees(EN.say("eyes_ready", name="ada"))
+    who = visitor.page.get_by_label(EN["picture_who"], exact=True).locator("visible=true")
+    who.first.wait_for(state="hidden")  # one alone is no choice
+    seer = root / "out" / "iris" / "llava"
+    save_settings(seer, {"card": {"name": "Iris"}})
+    write_json(seer / "config.json", {"architectures": ["LlavaForConditionalGeneration"]})
+    visitor.open_tab(EN["chat"])
+    visitor.box.wait_for()
+    visitor.open_tab(EN["picture"])
+    who.last.click()
+    visitor.page.get_by_role("option", name="Iris", exact=True).wait_for()
+    shutil.rmtree(seer.parent)
+    visitor.page.keyboard.press("Escape")
     visitor.finish()
 
 

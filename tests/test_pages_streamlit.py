@@ -1,7 +1,6 @@
 """What the Streamlit page alone must prove; what both pages share is in the other test_pages files."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from PIL import Image
 from serving import serving
 from stand_in import StandIn
 from test_pages import EN, WHOLE, server
-from visiting import DESK, PHONE, Visit, wait_until
+from visiting import DESK, PHONE, READ, Visit, english_in, wait_until
 from workshop import make_narrow_stage, make_stage
 
 from assistant.web.texts import load_texts
@@ -72,22 +71,8 @@ def choose(visitor: Visit, label: str, option: str) -> None:
 
 # ---- in a browser
 
-# What a person reads or hears, one text a line; not code, nor tables and curves, which hold data.
-READ = """() => [...document.querySelectorAll("body *")]
-    .filter(node => node.checkVisibility())
-    .filter(node => !node.closest("code, pre, td, svg, script, style, [data-testid=stIconMaterial]"))
-    .flatMap(node => [
-        ...[...node.childNodes].filter(child => child.nodeType === 3 && node.tagName !== "TEXTAREA")
-            .map(child => child.nodeValue),
-        ...["aria-label", "title", "placeholder", "alt"].map(name => node.getAttribute(name) ?? "")])"""
-WORD = re.compile(r"[A-Za-z]{2,}")
-# Words that a Chinese page may say: those of its own texts, names and answers, and the other language's name.
-KNOWN = set(WORD.findall(f"{[*ZH.values()]} {WHOLE} {EN['language']} ada base Eva MB json image png"))
-
-
-def english_in(visitor: Visit) -> list[str]:
-    """The texts of a Chinese page that hold an English word."""
-    return [text for text in visitor.page.evaluate(READ) if set(WORD.findall(text)) - KNOWN]
+# Names on a Chinese page.
+KNOWN = f"{WHOLE} {EN['language']} ada base Eva json image png"
 
 
 @pytest.mark.browser
@@ -128,12 +113,12 @@ def test_a_chinese_page_says_no_english_word(chromium, url: str):
         for file in ({"name": "x.png", "mimeType": "image/png", "buffer": b"x"}, large_file()):
             upload.set_input_files(file)
             visitor.page.wait_for_timeout(500)
-            assert english_in(visitor) == []
+            assert english_in(visitor, KNOWN) == []
         visitor.page.get_by_text("x.json", exact=True).hover()
         visitor.sees("文件不能超过")
         visitor.page.get_by_label(ZH["preset"], exact=True).click()
         visitor.page.wait_for_timeout(300)
-        assert english_in(visitor) == []
+        assert english_in(visitor, KNOWN) == []
         visitor.page.keyboard.press("Escape")
         for tab in ("picture", "compare", "scorecard", "make"):
             visitor.open_tab(ZH[tab])
@@ -141,7 +126,7 @@ def test_a_chinese_page_says_no_english_word(chromium, url: str):
             if tab == "picture":
                 visitor.press(ZH["picture_camera"])
                 visitor.page.get_by_text("摄像头").first.wait_for()
-            assert english_in(visitor) == [], tab
+            assert english_in(visitor, KNOWN) == [], tab
             visitor.page.keyboard.press("Escape")
         visitor.finish()
 

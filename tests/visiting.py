@@ -12,11 +12,22 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from assistant.web.texts import load_texts
+
 SLOW_MS = 60_000  # beside other work
 DECORATION = "[data-testid=stIconMaterial]"  # Streamlit's icons, hidden from screen readers
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 KEPT = "local_storage,indexeddb,cache_storage,service_workers,file_systems,shared_storage,storage_buckets"
+# What a person reads or hears, one text a line; not code, nor tables and curves, which hold data.
+READ = """() => [...document.querySelectorAll("body *")]
+    .filter(node => node.checkVisibility())
+    .filter(node => !node.closest("code, pre, td, svg, script, style, [data-testid=stIconMaterial]"))
+    .flatMap(node => [
+        ...[...node.childNodes].filter(child => child.nodeType === 3 && node.tagName !== "TEXTAREA")
+            .map(child => child.nodeValue),
+        ...["aria-label", "title", "placeholder", "alt"].map(name => node.getAttribute(name) ?? "")])"""
+WORD = re.compile(r"[A-Za-z]{2,}")
 
 
 class Desk:
@@ -169,6 +180,12 @@ class Visit:
             for rule in found
             if rule["impact"] in ("serious", "critical") and rule["id"] not in theirs
         ]
+
+
+def english_in(visitor: Visit, names: str) -> list[str]:
+    """The texts of a Chinese page that hold an English word, but for `names` and what its own texts hold."""
+    known = {*WORD.findall(names), *WORD.findall(str([*load_texts()["zh"].values()])), "MB"}
+    return [text for text in visitor.page.evaluate(READ) if {*WORD.findall(text)} - known]
 
 
 def wait_until(is_so: Callable[[], object], timeout_s: float = 60) -> None:

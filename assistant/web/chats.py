@@ -16,7 +16,7 @@ from assistant.conversations import Message, user
 from assistant.settings import one_line
 from assistant.web import Engine, Shown, answer, conversation
 from assistant.web.store import Chat, Store, Turn
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, in_language
 
 SAVE_S = 1.0  # a crash loses at most the last second
 ENDING_S = 2.0  # how long a change of a conversation waits for an answer there to end
@@ -80,7 +80,11 @@ def reply(
         except (ValueError, sqlite3.Error) as error:
             if isinstance(error.__context__, GeneratorExit):
                 return  # nobody is there to read it
-            yield Shown(turn["content"], texts.say("not_saved", error=one_line(error)), failed=True)
+            yield Shown(
+                turn["content"],
+                texts.say("not_saved", error=in_language(one_line(error), texts)),
+                failed=True,
+            )
 
 
 def _kept(

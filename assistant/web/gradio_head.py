@@ -1,19 +1,23 @@
 """What stands first in the Gradio page's <head>: Gradio's own `head` comes after it has chosen a language."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from assistant.web.texts import fixed_language
+from assistant.web.texts import fixed_language, load_texts
 
 HEAD = Path(__file__).with_name("head.html")
 
 
 def page_head() -> bytes:
-    """head.html, told the language that ASSISTANT_LANG asks for."""
-    return HEAD.read_text(encoding="utf-8").replace("ASSISTANT_LANG", fixed_language() or "").encode()
+    """head.html, told the language that ASSISTANT_LANG asks for and Gradio's words in all but English."""
+    first, *others = load_texts().values()
+    words = {texts.code: [*zip(first["gradio"], texts["gradio"], strict=True)] for texts in others}
+    head = HEAD.read_text(encoding="utf-8").replace("ASSISTANT_LANG", fixed_language() or "")
+    return head.replace("ASSISTANT_WORDS", json.dumps(words, ensure_ascii=False)).encode()
 
 
 @dataclass

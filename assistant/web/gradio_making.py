@@ -26,7 +26,7 @@ from assistant.web.gradio_workbench import (
 from assistant.web.making import Job, Refused, Wish, preview, read_job, wish_from
 from assistant.web.making_progress import BUSY, Progress, progress_of
 from assistant.web.models import Found
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, in_language
 
 LOOK_S = 1.5  # between two looks at a job that runs
 
@@ -81,7 +81,7 @@ def wire_form(parts: Parts, form: Form) -> None:
 
 
 def refused(error: Exception, texts: Texts) -> str:
-    return texts.say("make_refused", error=one_line(error))
+    return texts.say("make_refused", error=in_language(one_line(error), texts))
 
 
 def show(shop: Workshop, language: str, before: str = "") -> dict[Any, Any]:

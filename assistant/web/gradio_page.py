@@ -27,7 +27,15 @@ from assistant.web.gradio_scorecard import scorecard_tab
 from assistant.web.gradio_strength import build_dial, wire_dial
 from assistant.web.models import Engines
 from assistant.web.store import the_store
-from assistant.web.texts import Texts, fixed_language, load_texts, pick_language, preset_of, presets_of
+from assistant.web.texts import (
+    Texts,
+    fixed_language,
+    in_language,
+    load_texts,
+    pick_language,
+    preset_of,
+    presets_of,
+)
 
 __all__ = ["LOOK", "build_page", "translations"]
 
@@ -118,7 +126,7 @@ def wire_model(page: gr.Blocks, parts: Parts, name: gr.Markdown, state: gr.Markd
             yield f"# {engine.name}", texts.say("model_loading", name=engine.name, seconds=seconds)
             await asyncio.sleep(0.5)
             engine.begin()  # the page is there
-        said = engine.error or texts.say("model_ready", name=engine.shown_model)
+        said = in_language(engine.error, texts) or texts.say("model_ready", name=engine.shown_model)
         yield f"# {engine.name}", said
 
     here = [parts.model, parts.language]

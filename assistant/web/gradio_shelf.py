@@ -14,7 +14,7 @@ from assistant.web.exchange import from_json, write_files
 from assistant.web.gradio_messages import drawn
 from assistant.web.gradio_parts import PRIVATE, QUICK, Parts, open_chat, secret, texts_for
 from assistant.web.store import Chat, new_browser
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, in_language
 
 PHONE = 768  # pixels: where Gradio's sidebar begins to cover the page
 
@@ -180,7 +180,9 @@ def wire_files(parts: Parts, widgets: Widgets, leave: dict[str, Any]) -> None:
             for chat in reversed(chats):
                 parts.store.save(id, chat)
         except ValueError as error:
-            gr.Warning(texts.say("import_failed", error=one_line(error)), title=texts["import"])
+            gr.Warning(
+                texts.say("import_failed", error=in_language(one_line(error), texts)), title=texts["import"]
+            )
             return {}
         gr.Info(texts.say("imported", number=len(chats)), title=texts["import"])
         return show(parts, widgets, id, chats[0], texts)

@@ -24,7 +24,7 @@ from assistant.images import BadPicture, small_address
 from assistant.settings import DATA, REPOSITORY, load_settings
 from assistant.web import Engine, Shown, answer, assistant_name
 from assistant.web.store import Turn
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, in_language
 
 EYES, MADE = (DATA / "eyes").relative_to(REPOSITORY), Path("models/cache/eyes")
 TOWER = "efficientnet-lite0"
@@ -206,7 +206,7 @@ class Sights:
         if not engine:
             return ""
         if engine.status == "error" or not seeing:
-            return engine.error
+            return in_language(engine.error, texts)
         if engine.status == "ready":
             return texts.say("eyes_ready", name=seeing.name)
         is_there = not seeing.llm or is_made(seeing.llm, Path(seeing.path), self._root)

@@ -28,7 +28,7 @@ from assistant.web.making_progress import (
 from assistant.web.models import Found, scorecard_of
 from assistant.web.scorecard_view import summary
 from assistant.web.streamlit_parts import engines, plain_label, plain_markdown
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, in_language
 
 LOOK_S = 1.5  # between two looks at a job that runs
 BOXES = ("wish_name", "wish_owner", "wish_facts")
@@ -103,14 +103,14 @@ def begin(wish: Wish, texts: Texts) -> None:
     except Refused as error:
         state["refused"] = texts.say("make_" + error.kind, name=error.name)
     except (ValueError, OSError) as error:
-        state["refused"] = texts.say("make_refused", error=one_line(error))
+        state["refused"] = texts.say("make_refused", error=in_language(one_line(error), texts))
 
 
 def show_preview(wish: Wish, texts: Texts) -> None:
     try:
         rows = preview(wish, texts.code)
     except ValueError as error:
-        st.warning(plain_label(texts.say("make_refused", error=one_line(error))))
+        st.warning(plain_label(texts.say("make_refused", error=in_language(one_line(error), texts))))
         return
     st.caption(texts["make_preview"])
     show_table(("question", "answer"), rows, texts)

@@ -30,7 +30,7 @@ from assistant.web.streamlit_parts import (
     texts_now,
 )
 from assistant.web.streamlit_shelf import shelf, this_chat
-from assistant.web.texts import Texts, fixed_language, load_texts, preset_of, presets_of
+from assistant.web.texts import Texts, fixed_language, in_language, load_texts, preset_of, presets_of
 
 # What `streamlit run app.py` starts with, unless a flag or STREAMLIT_… says otherwise.
 OPTIONS: dict[str, Any] = {
@@ -184,7 +184,7 @@ def model_state(texts: Texts) -> None:
             seconds = int(time.monotonic() - begin)
             said = texts.say("model_loading", name=chosen.name, seconds=seconds)
         else:
-            said = chosen.error or texts.say("model_ready", name=chosen.shown_model)
+            said = in_language(chosen.error, texts) or texts.say("model_ready", name=chosen.shown_model)
         st.caption(plain_label(said))
 
     st.fragment(say, run_every=0.5 if chosen.status == "loading" else None)()

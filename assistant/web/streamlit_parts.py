@@ -100,10 +100,11 @@ def draw(shown: Shown, texts: Texts) -> None:
         st.markdown(plain_markdown(shown.text))
     if shown.meanwhile:
         st.caption(shown.meanwhile)
-    if shown.note and shown.failed:
-        st.error(plain_markdown(shown.note))
-    elif shown.note:
-        st.caption(f"{texts['note']}: {plain_markdown(shown.note)}")
+    note = plain_markdown(in_language(shown.note, texts))
+    if note and shown.failed:
+        st.error(note)
+    elif note:
+        st.caption(f"{texts['note']}: {note}")
     if shown.figures:
         st.caption(figures_line(shown.figures, texts))
 

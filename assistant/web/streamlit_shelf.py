@@ -7,7 +7,7 @@ from assistant.web.chats import delete_chat
 from assistant.web.exchange import from_json, to_json, to_markdown
 from assistant.web.streamlit_chat import choose, choose_id, open_chat
 from assistant.web.streamlit_parts import browser, plain_label, store
-from assistant.web.texts import Texts
+from assistant.web.texts import Texts, in_language
 
 state = st.session_state
 
@@ -86,7 +86,7 @@ def take_in(texts: Texts) -> None:
         for chat in reversed(chats):
             store().save(browser(), chat)
     except ValueError as error:
-        st.toast(plain_label(texts.say("import_failed", error=one_line(error))))
+        st.toast(plain_label(texts.say("import_failed", error=in_language(one_line(error), texts))))
         return
     choose(chats[0])
     st.toast(texts.say("imported", number=len(chats)))

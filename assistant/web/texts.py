@@ -54,13 +54,32 @@ def _known(tag: str) -> str | None:
 
 
 def in_language(note: str, texts: Texts) -> str:
-    """The note with the page's own words as these texts say them; the rest, such as an error, as it is."""
+    """The note with the page's own words, and what the code says went wrong, as these texts say them."""
+    note = _explained(note, texts)
     for known in load_texts().values():
         for key in NOTES:
             pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(known[key]))
             if found := re.search(pattern, note):
                 note = note.replace(found[0], texts.say(key, **found.groupdict()))
     return note
+
+
+def _explained(sentence: str, texts: Texts) -> str:
+    """The code speaks English; a sentence that is not among its `errors` stays as it is."""
+    english = next(iter(load_texts().values()))
+    if not sentence or texts is english:
+        return sentence
+    for pattern, said in zip(_errors(), texts["errors"], strict=True):
+        if found := pattern.fullmatch(sentence):
+            slots = found.groupdict().items()
+            return said.format(**{slot: _explained(value, texts) for slot, value in slots})
+    return sentence
+
+
+@cache
+def _errors() -> list[re.Pattern[str]]:
+    english = next(iter(load_texts().values()))
+    return [re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+?)", re.escape(said))) for said in english["errors"]]
 
 
 def presets_of(texts: Texts) -> dict[str, tuple[str, str]]:
