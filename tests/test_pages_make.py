@@ -8,7 +8,7 @@ import pytest
 from serving import Face, serving
 from stand_in import StandIn
 from test_pages import server
-from visiting import DESK, PHONE, Visit
+from visiting import DESK, PHONE, Visit, english_in
 from workshop import make_stage, wait_until
 
 from assistant.folders import write_json
@@ -82,6 +82,11 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     visitor.come_again().sees("Bob: training")
     visitor.sees("75 s left")
     assert visitor.violations() == []
+    chinese = Maker(chromium, url, kind, viewport=DESK, locale="zh-CN").come(ZH)
+    chinese.sees(ZH["make_watched"])
+    names = f"ada Bob {EN['language']}"
+    wait_until(lambda: not english_in(chinese, names), root / "out" / "bob" / "making.log")
+    chinese.finish()
     other.press(EN["stop"])
     visitor.sees(EN.say("make_is_stopped", name="Bob"))
     wait_until(lambda: not is_running(root), root / "out" / "bob" / "making.log")
