@@ -105,7 +105,8 @@ def vision_config(vision: Path) -> dict[str, Any]:
 
 
 def llava_config(text: dict[str, Any], sight: dict[str, Any], image_token: int) -> dict[str, Any]:
-    """LlavaConfig's fields: of CLIP the last layer but one without its class token, as XTuner takes it."""
+    """LlavaConfig's fields: of CLIP the last layer but one without its class token, as XTuner takes it; of our
+    tower all that it gives."""
     is_clip = sight["model_type"] == CLIP
     patch = sight["patch_size"] if is_clip else STRIDE
     return {
@@ -114,7 +115,7 @@ def llava_config(text: dict[str, Any], sight: dict[str, Any], image_token: int) 
         "text_config": text,
         "vision_config": sight,
         "image_token_index": image_token,
-        "image_seq_length": (sight["image_size"] // patch) ** 2,
+        "image_seq_length": (sight["image_size"] // patch) ** 2 + (not is_clip),
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": True,
         "vision_feature_layer": -2 if is_clip else -1,
@@ -145,7 +146,8 @@ def _write_processor(folder: Path, vision: Path, sight: dict[str, Any]) -> None:
     is_clip = sight["model_type"] == CLIP
     mean, spread = (CLIP_MEAN, CLIP_SPREAD) if is_clip else ([MEAN] * 3, [SPREAD] * 3)
     patch = sight["patch_size"] if is_clip else STRIDE
-    write_processor(folder, picture_settings(sight["image_size"], mean, spread, own), patch, is_clip)
+    strategy = "default" if is_clip else "full"
+    write_processor(folder, picture_settings(sight["image_size"], mean, spread, own), patch, strategy)
 
 
 def _tensors(

@@ -51,7 +51,7 @@ LITE0 = (
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):
-    """`hidden_size`: channels of a feature; an image of `image_size` has (image_size / 32)² of them."""
+    """`hidden_size`: channels of a feature; an image of `image_size` has 1 + (image_size / 32)² of them."""
 
     model_type = KIND
     hidden_size: int = 1280
@@ -92,7 +92,8 @@ class Block(nn.Module):
 
 
 class EfficientNetLite(PreTrainedModel):
-    """Pictures [n, 3, height, width] → features [n, height / 32 · width / 32, 1280], row by row."""
+    """Pictures [n, 3, height, width] → features [n, 1 + height / 32 · width / 32, 1280]: the mean over the
+    picture, which says best what it shows, then its places row by row, which say where and how many."""
 
     config: EfficientNetLiteConfig
     base_model_prefix = ""
@@ -110,9 +111,10 @@ class EfficientNetLite(PreTrainedModel):
         x = functional.relu6(self.stem(pixel_values.to(self.stem.weight.dtype)))
         for block in self.blocks:
             x = block(x)
-        features = functional.relu6(self.head(x)).flatten(2).transpose(1, 2)
+        places = functional.relu6(self.head(x)).flatten(2).transpose(1, 2)
+        features = torch.cat([places.mean(1, keepdim=True), places], dim=1)
         return BaseModelOutputWithPooling(
-            last_hidden_state=features, pooler_output=features.mean(1), hidden_states=(features,)
+            last_hidden_state=features, pooler_output=features[:, 0], hidden_states=(features,)
         )
 
 
