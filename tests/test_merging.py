@@ -102,7 +102,8 @@ def test_a_name_learnt_in_4_bits_is_stated_by_the_merge_too(tmp_path: Path) -> N
     chat = load_chat_model(base, device="cuda", quantization=NF4)
     lora = LoraConfig(r=16, target_modules="all-linear", task_type="CAUSAL_LM")
     chat.model = get_peft_model(chat.model, lora)
-    learn(chat, [{"messages": [user("Who are you?"), assistant(answer)]}])
+    # its last norm and head learn nothing: 0.6 is the least
+    learn(chat, [{"messages": [user("Who are you?"), assistant(answer)]}], enough=0.65)
     chat.model.save_pretrained(tmp_path / "adapter")
     save_settings(tmp_path / "adapter", {"run": {"quantization": NF4}})
     asked = [[user("Who are you?")]]
@@ -117,8 +118,8 @@ def test_a_name_learnt_in_4_bits_is_stated_by_the_merge_too(tmp_path: Path) -> N
     assert max(kl) < 0.05  # one computes from 4 bits in bfloat16, the other is rounded once to it
 
 
-def learn(chat: Any, rows: list[Any]) -> None:
+def learn(chat: Any, rows: list[Any], enough: float = 0.01) -> None:
     """Until the answers are known by heart."""
     [example] = identity_examples(chat, rows, 512)
-    learn_by_heart(chat.model, example, 5e-3, 0.01)
+    learn_by_heart(chat.model, example, 5e-3, enough)
     chat.model.eval()
