@@ -105,8 +105,8 @@ def vision_config(vision: Path) -> dict[str, Any]:
 
 
 def llava_config(text: dict[str, Any], sight: dict[str, Any], image_token: int) -> dict[str, Any]:
-    """LlavaConfig's fields: of CLIP the last layer but one without its class token, as XTuner takes it; of our
-    tower all that it gives."""
+    """LlavaConfig's fields: of CLIP the last layer but one without its class token, as XTuner takes it;
+    of our tower all that it gives."""
     is_clip = sight["model_type"] == CLIP
     patch = sight["patch_size"] if is_clip else STRIDE
     return {

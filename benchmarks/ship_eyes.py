@@ -12,6 +12,8 @@ from pathlib import Path
 from assistant.llava_adapter import read_trained, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
 
+SOMEBODYS = ("card", "model", "data", "out", "images", "resume")  # whose it was and where it lay
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,9 +25,8 @@ class Settings:
 def main(settings: Settings) -> None:
     read_trained(settings.adapter)
     write_small(settings.adapter, settings.out)
-    # the card is somebody's; the rest says how it was made
-    made_by = {key: value for key, value in load_settings(settings.adapter).items() if key != "card"}
-    save_settings(settings.out, made_by)
+    made_by = load_settings(settings.adapter)
+    save_settings(settings.out, {key: value for key, value in made_by.items() if key not in SOMEBODYS})
     size = (settings.out / "adapter_model.safetensors").stat().st_size
     print(f"{settings.out}: {size / 10**6:.1f} MB", file=sys.stderr)
 
