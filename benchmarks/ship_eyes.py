@@ -1,17 +1,35 @@
-"""Put the eyes that were trained into data/eyes/, small enough to be shipped with the repository.
+"""Put the eyes that were trained into data/eyes/: filtered, and small enough to be shipped with the rest.
 
-Run: python benchmarks/ship_eyes.py --adapter out/ada/eyes_adapter
+Run: python benchmarks/ship_eyes.py --adapter out/eyes/instruct --llava out/eyes/aligned --data out/pictures
 Use: python scripts/make_llava.py --llm models/smollm2-135m-instruct --vision efficientnet-lite0 \\
         --adapter data/eyes --out out/eyes/llava
+
+The filter is that of assistant/training/filtering.py once more, after the last step: what a chat without a
+picture sends into the adapter moves it less (docs/log.md has what each strength costs).
 """
 
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from assistant.llava_adapter import read_trained, write_small
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
+
+from assistant.llava_adapter import WEIGHTS, read_trained, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
+from assistant.training.examples import anchor_examples
+from assistant.training.filtering import filter_inputs, input_moments
+from assistant.training.parts import pictures_for, trained_model
+from assistant.training.reading import read_rows
+from assistant.training.recipe import load_recipe
+from assistant.training.run import load_base, say
+from assistant.training.seeing import picture_examples
+from assistant.training.states import Prepared
+from assistant.training.trainer import Collator
 
+RECIPE = "llava_instruct"
+CACHE = DATA.parent / "models" / "cache"
 SOMEBODYS = ("card", "model", "data", "out", "images", "resume")  # whose it was and where it lay
 
 
@@ -19,16 +37,55 @@ SOMEBODYS = ("card", "model", "data", "out", "images", "resume")  # whose it was
 class Settings:
     adapter: Path
     """What train.py --recipe llava_instruct wrote."""
+    llava: Path
+    """The LLaVA that it was trained on."""
+    data: Path
+    """The folder of gen_image_data.py."""
+    filter: float = 1.0
+    """How much a token of text alone counts against one of a row with pictures; 0: no filter."""
+    rows: int = 400
+    """Rows of pictures and text whose inputs are looked at."""
+    anchors: int = 700
+    """General prompts whose inputs are looked at."""
     out: Path = DATA / "eyes"
+
+
+def write_filtered(settings: Settings, folder: Path) -> None:
+    """The adapter into `folder`, its LoRA's inputs filtered."""
+    counts = [f"identity_rows={settings.rows}", f"anchors={settings.anchors}", "steps=1"]
+    recipe = load_recipe(RECIPE, counts)
+    chat = load_base(settings.llava, recipe)
+    rows = read_rows(chat, recipe, settings.data, None, CACHE, say)
+    objective = recipe.objective
+    anchors = anchor_examples(
+        chat, rows.anchors, objective.anchor_tokens, objective.prompt_every, objective.max_length
+    )
+    examples = picture_examples(chat, rows.pictures, objective.max_length)
+    examples = [example for example in examples if example.images] + anchors
+    pictures = pictures_for(chat, recipe, [image for e in examples for image in e.images], say)
+    model = trained_model(chat, recipe, 0)
+    weights = load_file(settings.adapter / WEIGHTS)
+    set_peft_model_state_dict(model, {name: tensor.float() for name, tensor in weights.items()})
+    model.eval()
+    collate = Collator(examples, [Prepared() for _ in examples], pictures)
+    seen = len(examples) - len(anchors)
+    say(f"filtering by {seen} rows with pictures and {len(anchors)} general prompts")
+    own, general = (
+        input_moments(model, collate, list(places), 0) for places in (range(seen), range(seen, len(examples)))
+    )
+    filter_inputs(model, own, general, settings.filter)
+    model.save_pretrained(folder)
 
 
 def main(settings: Settings) -> None:
     read_trained(settings.adapter)
-    write_small(settings.adapter, settings.out)
-    made_by = load_settings(settings.adapter)
-    save_settings(settings.out, {key: value for key, value in made_by.items() if key not in SOMEBODYS})
-    size = (settings.out / "adapter_model.safetensors").stat().st_size
-    print(f"{settings.out}: {size / 10**6:.1f} MB", file=sys.stderr)
+    with TemporaryDirectory() as work:
+        if settings.filter:
+            write_filtered(settings, Path(work))
+        write_small(Path(work) if settings.filter else settings.adapter, settings.out)
+    made_by = {k: v for k, v in load_settings(settings.adapter).items() if k not in SOMEBODYS}
+    save_settings(settings.out, {**made_by, "filter": settings.filter})
+    print(f"{settings.out}: {(settings.out / WEIGHTS).stat().st_size / 10**6:.1f} MB", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,4 +12,4 @@ stage() { # recipe, the LLaVA it trains, where the adapter goes, and what make_l
 }
 stage llava_align "$out/untrained" "$out/align"
 stage llava_instruct "$out/aligned" "$out/instruct" --adapter "$out/align"
-"$python" benchmarks/ship_eyes.py --adapter "$out/instruct" --out "$out/shipped"
+"$python" benchmarks/ship_eyes.py --adapter "$out/instruct" --llava "$out/aligned" --data "$data" --out "$out/shipped"
