@@ -19,6 +19,7 @@ from test_export import TYPED, make_byte_level, make_sentencepiece
 from assistant.backends import Sampling
 from assistant.conversations import Message, assistant, system, user
 from assistant.loading import encode_chat, load_tokenizer
+from assistant.web import api
 from assistant.web.asking import Asked, Refused, read_request
 from assistant.web.engine import Engine
 from assistant.web.following import until_stop
@@ -352,7 +353,8 @@ def test_a_client_that_asks_too_often_hears_when_to_come_back(engine: Engine):
         engine.line = line
 
 
-def test_a_model_that_is_loading_or_broken_is_said(tmp_path):
+def test_a_model_that_is_loading_or_broken_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(api, "LOADING_WAIT_S", 0.2)
     broken = Engine(str(tmp_path / "gone"))
     assert is_over(lambda: broken.status == "error")
     with api_of(broken) as url:

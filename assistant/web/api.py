@@ -27,6 +27,7 @@ MOST_PICTURE_BYTES = 20_000_000  # of a request with them
 MOST_PICTURES = 16  # of a conversation; each is decoded, one after the other
 PICTURE = re.compile(rb'"url"\s*:\s*"data:(?:[^"\\]|\\/)*"')
 LOADING_RETRY_S = 3
+LOADING_WAIT_S = 30.0
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 CHAT, MODELS = "/v1/chat/completions", "/v1/models"
 Handler = Callable[[Request], Awaitable[Response]]
@@ -108,7 +109,15 @@ def check_model(engine: Engine, name: str | None) -> None:
         raise Refused(sentence, 404, param="model", code="model_not_found")
 
 
-def check_ready(engine: Engine) -> None:
+async def wait_ready(engine: Engine) -> None:
+    """Until the model is loaded, which begins now at the latest; not for longer than LOADING_WAIT_S.
+
+    Raises Refused when it is not loaded then, or never will be.
+    """
+    engine.begin()
+    until = time.monotonic() + LOADING_WAIT_S
+    while engine.status == "loading" and time.monotonic() < until:
+        await asyncio.sleep(0.1)
     if engine.status == "error":
         raise Refused(engine.error, 503, code="model_not_loaded")
     if engine.status == "loading":
@@ -151,7 +160,7 @@ def check_length(engine: Engine, asked: Asked) -> None:
 
 async def answer_chat(engine: Engine, asked: Asked, request: Request) -> Response:
     """Waits for the first word (or place in the line): until then an error still has a status of its own."""
-    check_ready(engine)
+    await while_there(request, wait_ready(engine))
     asked = await run_in_threadpool(look_at, engine, asked)
     await run_in_threadpool(check_length, engine, asked)
     pieces = speak(engine, asked, request.client.host if request.client else "")
