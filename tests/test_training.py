@@ -15,12 +15,12 @@ from assistant.loading import encode_chat, encode_text
 from assistant.settings import REPOSITORY, load_settings
 from assistant.training.examples import (
     anchor_examples,
-    deduplicated,
     identity_examples,
     schedule,
 )
 from assistant.training.loss import head_over, kl_to_base
 from assistant.training.preflight import training_share
+from assistant.training.reading import deduplicated
 from assistant.training.states import likely_tokens, prepare
 from assistant.training.trainer import Collator, objectives
 from assistant.training.watching import Watcher, is_worse, last_whole_checkpoint, noise_of, score_of

@@ -229,23 +229,6 @@ def _groups(examples: list[Example], stream: list[int], size: int, steps: int) -
     return groups
 
 
-def deduplicated(rows: list[Row], most: int, say: Callable[[str], None]) -> list[Row]:
-    """Rows without a pair more than `most` times; what was dropped is said in one sentence."""
-    seen: dict[str, int] = {}
-    kept: list[Row] = []
-    for row in rows:
-        key = repr([(message["content"], is_learnt(message)) for message in row["messages"]])
-        seen[key] = seen.get(key, 0) + 1
-        if seen[key] <= most:
-            kept.append(row)
-    if len(kept) < len(rows):
-        say(
-            f"{len(rows) - len(kept)} of {len(rows)} rows repeat a pair more than {most} times and are left "
-            "out: copies teach nothing new, they make a parrot"
-        )
-    return kept
-
-
 def padded(rows: list[Any], fill: int) -> list[list[int]]:
     longest = max(map(len, rows))
     return [[*row, *[fill] * (longest - len(row))] for row in rows]

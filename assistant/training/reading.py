@@ -15,7 +15,7 @@ from assistant.conversations import Row, images_of, is_learnt, load_rows, read_j
 from assistant.identity import Wordings
 from assistant.loading import ChatModel, encode_chat
 from assistant.training.anchoring import answered_by_base
-from assistant.training.examples import BASE_ANSWERS, deduplicated
+from assistant.training.examples import BASE_ANSWERS
 from assistant.training.recipe import Recipe
 from assistant.training.seeing import read_pictures
 
@@ -125,6 +125,23 @@ def _identity_rows(
     own = [row for row in rows if row.get("kind") not in BASE_ANSWERS]
     near = [row for row in rows if row.get("kind") in BASE_ANSWERS and is_learnt(row["messages"][-1])]
     return own, near, [row for row in dev if is_learnt(row["messages"][-1])]
+
+
+def deduplicated(rows: list[Row], most: int, say: Callable[[str], None]) -> list[Row]:
+    """Rows without a pair more than `most` times; what was dropped is said in one sentence."""
+    seen: dict[str, int] = {}
+    kept: list[Row] = []
+    for row in rows:
+        key = repr([(message["content"], is_learnt(message)) for message in row["messages"]])
+        seen[key] = seen.get(key, 0) + 1
+        if seen[key] <= most:
+            kept.append(row)
+    if len(kept) < len(rows):
+        say(
+            f"{len(rows) - len(kept)} of {len(rows)} rows repeat a pair more than {most} times and are left "
+            "out: copies teach nothing new, they make a parrot"
+        )
+    return kept
 
 
 def watched_of(dev: list[Row], count: int) -> list[Row]:

@@ -13,10 +13,9 @@ from typing import cast
 
 from assistant.backends import Sampling
 from assistant.conversations import Message, user
-from assistant.settings import one_line
 from assistant.web import Engine, Shown, answer, conversation
 from assistant.web.store import Chat, Store, Turn
-from assistant.web.texts import Texts, in_language
+from assistant.web.texts import Texts
 
 SAVE_S = 1.0  # a crash loses at most the last second
 ENDING_S = 2.0  # how long a change of a conversation waits for an answer there to end
@@ -82,7 +81,7 @@ def reply(
                 return  # nobody is there to read it
             yield Shown(
                 turn["content"],
-                texts.say("not_saved", error=in_language(one_line(error), texts)),
+                texts.say_error("not_saved", error),
                 failed=True,
             )
 

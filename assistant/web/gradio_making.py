@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 
-from assistant.settings import one_line
 from assistant.web import making
 from assistant.web.gradio_parts import LATEST, QUICK, Parts, model_choices
 from assistant.web.gradio_workbench import (
@@ -26,7 +25,7 @@ from assistant.web.gradio_workbench import (
 from assistant.web.making import Job, Refused, Wish, preview, read_job, wish_from
 from assistant.web.making_progress import BUSY, Progress, progress_of
 from assistant.web.models import Found
-from assistant.web.texts import Texts, in_language
+from assistant.web.texts import Texts
 
 LOOK_S = 1.5  # between two looks at a job that runs
 
@@ -81,7 +80,7 @@ def wire_form(parts: Parts, form: Form) -> None:
 
 
 def refused(error: Exception, texts: Texts) -> str:
-    return texts.say("make_refused", error=in_language(one_line(error), texts))
+    return texts.say_error("make_refused", error)
 
 
 def show(shop: Workshop, language: str, before: str = "") -> dict[Any, Any]:

@@ -8,13 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from assistant.settings import one_line
 from assistant.web.chats import change_chat, delete_chat, undo
 from assistant.web.exchange import from_json, write_files
 from assistant.web.gradio_messages import drawn
 from assistant.web.gradio_parts import PRIVATE, QUICK, Parts, open_chat, secret, texts_for
 from assistant.web.store import Chat, new_browser
-from assistant.web.texts import Texts, in_language
+from assistant.web.texts import Texts
 
 PHONE = 768  # pixels: where Gradio's sidebar begins to cover the page
 
@@ -180,9 +179,7 @@ def wire_files(parts: Parts, widgets: Widgets, leave: dict[str, Any]) -> None:
             for chat in reversed(chats):
                 parts.store.save(id, chat)
         except ValueError as error:
-            gr.Warning(
-                texts.say("import_failed", error=in_language(one_line(error), texts)), title=texts["import"]
-            )
+            gr.Warning(texts.say_error("import_failed", error), title=texts["import"])
             return {}
         gr.Info(texts.say("imported", number=len(chats)), title=texts["import"])
         return show(parts, widgets, id, chats[0], texts)

@@ -9,7 +9,6 @@ import pandas as pd
 import streamlit as st
 
 from assistant.card import LONGEST_FACT, LONGEST_NAME
-from assistant.settings import one_line
 from assistant.web import making
 from assistant.web.making import Job, Refused, Wish, preview, read_job, wish_from
 from assistant.web.making_progress import (
@@ -28,7 +27,7 @@ from assistant.web.making_progress import (
 from assistant.web.models import Found, scorecard_of
 from assistant.web.scorecard_view import summary
 from assistant.web.streamlit_parts import engines, plain_label, plain_markdown
-from assistant.web.texts import Texts, in_language
+from assistant.web.texts import Texts
 
 LOOK_S = 1.5  # between two looks at a job that runs
 BOXES = ("wish_name", "wish_owner", "wish_facts")
@@ -103,14 +102,14 @@ def begin(wish: Wish, texts: Texts) -> None:
     except Refused as error:
         state["refused"] = texts.say("make_" + error.kind, name=error.name)
     except (ValueError, OSError) as error:
-        state["refused"] = texts.say("make_refused", error=in_language(one_line(error), texts))
+        state["refused"] = texts.say_error("make_refused", error)
 
 
 def show_preview(wish: Wish, texts: Texts) -> None:
     try:
         rows = preview(wish, texts.code)
     except ValueError as error:
-        st.warning(plain_label(texts.say("make_refused", error=in_language(one_line(error), texts))))
+        st.warning(plain_label(texts.say_error("make_refused", error)))
         return
     st.caption(texts["make_preview"])
     show_table(("question", "answer"), rows, texts)

@@ -2,12 +2,11 @@
 
 import streamlit as st
 
-from assistant.settings import one_line
 from assistant.web.chats import delete_chat
 from assistant.web.exchange import from_json, to_json, to_markdown
 from assistant.web.streamlit_chat import choose, choose_id, open_chat
 from assistant.web.streamlit_parts import browser, plain_label, store
-from assistant.web.texts import Texts, in_language
+from assistant.web.texts import Texts
 
 state = st.session_state
 
@@ -86,7 +85,7 @@ def take_in(texts: Texts) -> None:
         for chat in reversed(chats):
             store().save(browser(), chat)
     except ValueError as error:
-        st.toast(plain_label(texts.say("import_failed", error=in_language(one_line(error), texts))))
+        st.toast(plain_label(texts.say_error("import_failed", error)))
         return
     choose(chats[0])
     st.toast(texts.say("imported", number=len(chats)))

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from assistant.settings import load_toml, near_names
+from assistant.settings import load_toml, near_names, one_line
 
 TEXTS = Path(__file__).with_name("texts.toml")
 # What may stand beside an answer for good; the slots are numbers, or the name of an error.
@@ -20,6 +20,10 @@ class Texts(dict[str, Any]):
 
     def say(self, key: str, **slots: object) -> str:
         return str(self[key]).format(**slots)
+
+    def say_error(self, key: str, error: Exception) -> str:
+        """The text with the error in its slot `error`, in this language where it is known in it."""
+        return self.say(key, error=in_language(one_line(error), self))
 
 
 @cache
