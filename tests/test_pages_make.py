@@ -1,6 +1,7 @@
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -111,6 +112,17 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     visitor.finish()
 
 
+@contextmanager
+def one_who_sees(root: Path, name: str) -> Iterator[None]:
+    seer = root / "out" / name.lower() / "llava"
+    save_settings(seer, {"card": {"name": name}})
+    write_json(seer / "config.json", {"architectures": ["LlavaForConditionalGeneration"]})
+    try:
+        yield
+    finally:  # also for a second try
+        shutil.rmtree(seer.parent)
+
+
 @pytest.mark.browser
 def test_the_picture_tab_finds_who_was_made_while_the_page_is_open(stage, chromium):
     kind, root, url = stage
@@ -119,16 +131,13 @@ def test_the_picture_tab_finds_who_was_made_while_the_page_is_open(stage, chromi
     visitor.sees(EN.say("eyes_ready", name="ada"))
     who = visitor.page.get_by_label(EN["picture_who"], exact=True).locator("visible=true")
     who.first.wait_for(state="hidden")  # one alone is no choice
-    seer = root / "out" / "iris" / "llava"
-    save_settings(seer, {"card": {"name": "Iris"}})
-    write_json(seer / "config.json", {"architectures": ["LlavaForConditionalGeneration"]})
-    visitor.open_tab(EN["chat"])
-    visitor.box.wait_for()
-    visitor.open_tab(EN["picture"])
-    who.last.click()
-    visitor.page.get_by_role("option", name="Iris", exact=True).wait_for()
-    shutil.rmtree(seer.parent)
-    visitor.page.keyboard.press("Escape")
+    with one_who_sees(root, "Iris"):
+        visitor.open_tab(EN["chat"])
+        visitor.box.wait_for()
+        visitor.open_tab(EN["picture"])
+        who.last.click()
+        visitor.page.get_by_role("option", name="Iris", exact=True).wait_for()
+        visitor.page.keyboard.press("Escape")
     visitor.finish()
 
 

@@ -40,8 +40,8 @@ def image_tab(page: gr.Blocks, parts: Parts) -> None:
         sights, none = sights_of(parts.engines.own), gr.Markdown(elem_id="picture-none")
         with gr.Column(visible="hidden") as shown:
             stage = build_stage(parts)
-        wire_choices(page, tab, parts, stage, (none, shown))
-        wire_loading(tab, parts, sights, stage)
+        chosen = wire_choices(page, tab, parts, stage, (none, shown))
+        wire_loading(chosen, parts, sights, stage)
         wire_picture(parts, sights, stage)
         wire_questions(parts, sights, stage)
 
@@ -75,7 +75,7 @@ def build_stage(parts: Parts) -> Stage:
                 buttons=[],
                 elem_id="seen",
             )
-            who = gr.Dropdown([], label=say("picture_who"), visible="hidden", elem_id="picture-who")
+            who = gr.Dropdown([], label=say("picture_who"), visible=False, elem_id="picture-who")
         with gr.Column(scale=3, min_width=280):
             chat = build_chat(say("picture"), say("picture_hint"))
             box = text_box(parts, "picture_ask", "send", elem_id="picture-box", max_length=20000)
@@ -95,8 +95,11 @@ def build_chat(label: Any, placeholder: Any) -> gr.Chatbot:
     )
 
 
-def wire_choices(page: gr.Blocks, tab: gr.Tab, parts: Parts, stage: Stage, around: tuple[Any, ...]) -> None:
-    """Who can look is looked for again each time: models are made while the page is open."""
+def wire_choices(page: gr.Blocks, tab: gr.Tab, parts: Parts, stage: Stage, around: tuple[Any, ...]) -> Any:
+    """Who can look is looked for again each time: models are made while the page is open.
+
+    Returns the event after which a visitor of the tab has somebody chosen.
+    """
     none, shown = around
 
     def look(who: str | None, language: str) -> dict[Any, Any]:
@@ -108,14 +111,16 @@ def wire_choices(page: gr.Blocks, tab: gr.Tab, parts: Parts, stage: Stage, aroun
         return {
             none: gr.Markdown(visible=False),
             shown: gr.Column(visible=True),
-            stage.who: gr.Dropdown(choices, value=chosen, visible=len(choices) > 1 or "hidden"),
+            # Not "hidden": a column that is shown shows the hidden ones in it too.
+            stage.who: gr.Dropdown(choices, value=chosen, visible=len(choices) > 1),
         }
 
-    changes, here = [page.load, tab.select, parts.language.change], [stage.who, parts.language]
-    gr.on(changes, look, here, [*around, stage.who], **LATEST)
+    here, changed = [stage.who, parts.language], [*around, stage.who]
+    gr.on([page.load, parts.language.change], look, here, changed, **LATEST)
+    return tab.select(look, here, changed, **LATEST)
 
 
-def wire_loading(tab: gr.Tab, parts: Parts, sights: Sights, stage: Stage) -> None:
+def wire_loading(chosen: Any, parts: Parts, sights: Sights, stage: Stage) -> None:
     async def load(who: str, language: str, pending: str) -> AsyncIterator[Any]:
         """What the page says while someone gets eyes behind it; then what they see."""
         texts, begin = parts.texts(language), time.monotonic()
@@ -137,7 +142,8 @@ def wire_loading(tab: gr.Tab, parts: Parts, sights: Sights, stage: Stage) -> Non
     parts.language.change(translate, [stage.said, stage.who, parts.language], stage.said, **LATEST)
     here = [stage.who, parts.language, stage.pending]
     settings = PRIVATE | {"concurrency_limit": None, "trigger_mode": "always_last"}
-    gr.on([tab.select, stage.who.change], load, here, [stage.said, stage.seen], **settings)
+    for happens in (chosen.then, stage.who.input):
+        happens(load, here, [stage.said, stage.seen], **settings)
 
 
 def shown_to(sights: Sights, who: str, pending: str) -> gr.Image:
