@@ -17,7 +17,7 @@ from assistant.training.seeing import with_pictures
 from assistant.training.states import upper_states
 from assistant.training.trainer import Collator
 
-IDENTITY_ROWS, ANCHOR_ROWS = 200, 400  # whose inputs are looked at: more add little and cost time
+IDENTITY_ROWS, ANCHOR_ROWS = 100, 200  # whose inputs are looked at: twice as many changed no score
 BATCH_TOKENS = 2048  # padded, of one forward pass
 AT = 0.6  # of the steps: those that follow learn again what the filter took from the identity
 OTHER_WEIGHT = 0.3  # of a token at which nothing is learnt, beside 1 and more of one at which something is
