@@ -17,6 +17,7 @@ from assistant.internlm2_config import check_sizes, heads_of, llama_rope
 from assistant.internlm2_names import check_tensors, llama_shapes
 from assistant.settings import DATA, load_settings, write_text
 
+SPOKEN = "language_model."  # before the names of the LLM's tensors in a LLaVA folder
 SPARE_BYTES = 64 * 2**20  # header, vocabulary, Modelfile
 MODELFILE = """FROM ./{file}
 TEMPLATE \"\"\"{{{{- range .Messages }}}}<|im_start|>{{{{ .Role }}}}
@@ -29,24 +30,36 @@ PARAMETER stop "<|im_start|>"
 
 
 def export_gguf(
-    folder: Path, out: Path, kind: GgufType, progress: Callable[[int, int], None] = lambda done, all_: None
+    folder: Path,
+    out: Path,
+    kind: GgufType,
+    progress: Callable[[int, int], None] = lambda done, all_: None,
+    *,
+    of_llava: bool = False,
 ) -> bool:
     """Write `folder` as `out` and a Modelfile beside it; `progress` hears tensors done and in all.
 
-    Memory: the largest tensor in float32, twice. False when the template is no ChatML: then the Modelfile
-    leaves it to Ollama. Raises ValueError for a folder that is no whole Llama, RuntimeError for lack of disk
-    or library.
+    `of_llava`: the LLM inside a LLaVA folder. Memory: the largest tensor in float32, twice. False when the
+    template is no ChatML: then the Modelfile leaves it to Ollama. Raises ValueError for a folder that is no
+    whole Llama, RuntimeError for lack of disk or library.
     """
     from gguf import GGUFWriter
 
     from assistant.tensors import checkpoint_files, shapes_in
 
-    config = read_json(folder / "config.json")
+    config, before = read_json(folder / "config.json"), ""
+    if of_llava:
+        config, before = config["text_config"], SPOKEN
     check_folder(folder, config)
     paths = checkpoint_files(folder)
-    shapes = {name: shape for path in paths for name, shape in shapes_in(path).items()}
+    shapes = {
+        name.removeprefix(before): shape
+        for path in paths
+        for name, shape in shapes_in(path).items()
+        if name.startswith(before)
+    }
     check_whole(shapes, config)
-    plan = plan_tensors(shapes, config, kind)
+    plan = {before + name: tensor for name, tensor in plan_tensors(shapes, config, kind).items()}
     _check_disk(out, sum(size_of(tensor) for tensor in plan.values()))
     beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     writer = GGUFWriter(beside, "llama")

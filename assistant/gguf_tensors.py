@@ -12,6 +12,7 @@ from assistant.internlm2_config import heads_of
 
 GgufType = Literal["f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q5_0", "q4_1", "q4_0"]
 HEAD = ("output.weight", "token_embd.weight")
+MOST_F16 = 65504.0  # more becomes infinite
 FALLBACK = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}  # for rows that are no multiple of 256
 
 
@@ -86,12 +87,17 @@ def stored_shape(tensor: Tensor) -> tuple[int, ...]:
 
 
 def encoded(tensor: Tensor, weights: Any) -> Any:
-    """A torch tensor as the bytes of its ggml type: gguf's own quantizers, llama.cpp's for the K types."""
+    """A torch tensor as the bytes of its ggml type: gguf's own quantizers, llama.cpp's for the K types.
+
+    Raises ValueError for numbers that the type cannot hold.
+    """
     from gguf import quants
 
     rows = weights.float().numpy()
     if tensor.heads:
         rows = permute(rows, tensor.heads)
+    if tensor.kind.name == "F16" and not (abs(rows) <= MOST_F16).all():
+        raise ValueError(f"{tensor.name} holds numbers that 16 bits do not; take --type bf16 or f32")
     try:
         return quants.quantize(rows, tensor.kind)
     except NotImplementedError:

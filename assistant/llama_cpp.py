@@ -9,6 +9,8 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from hashlib import sha256
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +181,27 @@ def check_layout(c: Any) -> None:
         raise RuntimeError(f"this xllamacpp has another layout than the one known here; {MISSING}")
 
 
+class Glimpse(int):
+    """Stands among token ids for a place of a picture: `state`, hidden float32, enters the layers there.
+
+    Its number is below 0 and the same for the same state, so that a beginning is known again.
+    """
+
+    state: bytes
+
+    def __new__(cls, state: bytes) -> "Glimpse":
+        glimpse = super().__new__(cls, ~int.from_bytes(sha256(state).digest()[:8]))
+        glimpse.state = state
+        return glimpse
+
+
+def pieces_of(ids: list[int], most: int) -> Iterator[list[int]]:
+    """The ids in pieces of at most `most`, each either all tokens or all places of pictures."""
+    for _, run in groupby(ids, lambda token: isinstance(token, Glimpse)):
+        while piece := list(islice(run, most)):
+            yield piece
+
+
 class Tokens:
     """Room for a batch of BATCH tokens, filled again for every evaluation."""
 
@@ -196,11 +219,21 @@ class Tokens:
         for sequence, position, ids in parts:
             end = at + len(ids)
             own = ctypes.addressof(self._sequences) + sequence * ctypes.sizeof(INT)
-            self._tokens[at:end], self._positions[at:end] = ids, range(position, position + len(ids))
+            self._positions[at:end] = range(position, position + len(ids))
             self._pointers[at:end] = [own] * len(ids)
             self._wanted[at:end] = [0] * (len(ids) - 1) + [1]
             last.append(end - 1)
             at = end
         arrays = (self._positions, self._counts, self._pointers, self._wanted)
         addresses = [ctypes.addressof(array) for array in arrays]
-        return Batch(at, ctypes.addressof(self._tokens), None, *addresses), last
+        return Batch(at, *self._entering([token for *_, ids in parts for token in ids]), *addresses), last
+
+    def _entering(self, ids: list[int]) -> tuple[int | None, int | None]:
+        """The addresses of tokens or of states: llama.cpp takes one kind at a time."""
+        states = [token.state for token in ids if isinstance(token, Glimpse)]
+        if not states:
+            self._tokens[: len(ids)] = ids
+            return ctypes.addressof(self._tokens), None
+        assert len(states) == len(ids), "tokens and places of pictures in one evaluation"
+        self._states = ctypes.create_string_buffer(b"".join(states))
+        return None, ctypes.addressof(self._states)

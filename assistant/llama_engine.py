@@ -19,6 +19,7 @@ from assistant.llama_cpp import (
     cpu_count,
     free_memory,
     library,
+    pieces_of,
 )
 
 LEAST_REUSED = 64  # tokens; fewer are not worth an answer that depends on what was asked before
@@ -163,7 +164,7 @@ class Engine:
         same = same_beginning(ids, self._read) if reuse else 0
         self.forget(0, same)
         del self._read[same:]
-        return all(self._go_on(ids[start : start + BATCH]) for start in range(same, len(ids), BATCH))
+        return all(self._go_on(piece) for piece in pieces_of(ids[same:], BATCH))
 
     def generate(
         self, max_new_tokens: int, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None

@@ -41,7 +41,7 @@ def make_llama(folder: Path, tokenizer_size: int, **changes) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def make_byte_level(folder: Path, **changes) -> Path:
+def make_byte_level(folder: Path, tokens: int = 600, **changes) -> Path:
     """A tiny folder with a byte-level BPE, digits one by one; its merges are of texts that hardly change."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -52,7 +52,7 @@ def make_byte_level(folder: Path, **changes) -> Path:
     inner.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<|endoftext|>", *CONTROL], initial_alphabet=alphabet
+        vocab_size=tokens, special_tokens=["<|endoftext|>", *CONTROL], initial_alphabet=alphabet
     )
     texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("LICENSE", "data/probes/zh.jsonl")]
     inner.train_from_iterator(texts, trainer)

@@ -39,7 +39,6 @@ ROOMS = {
         "vision_tower",
         "eyes",
         "llava_chat",
-        "quick_linear",
         "llava",
         "llava_xtuner",
         "llava_adapter",
@@ -52,6 +51,7 @@ ROOMS = {
         "export",
         "llama_cpp",
         "llama_engine",
+        "glimpses",
     ],
     "voices": ["backends"],
     "behaviour": [

@@ -3,6 +3,7 @@
 Knows no engine: each one is a file here, imported only when it is opened.
 """
 
+import importlib.util
 import os
 import re
 import threading
@@ -17,6 +18,7 @@ from assistant.settings import REPOSITORY
 
 LEAST_ANSWER = 64  # tokens of the context that are always left for the answer
 Kind = Literal["auto", "transformers", "openai", "llama_cpp"]
+QUICK_LLAVA = "assistant.backends.llava_backend"
 Made = TypeVar("Made")
 
 
@@ -173,13 +175,13 @@ def open_backend(model: str, kind: Kind = "auto", shared: Shared | None = None) 
     if model.endswith(".gguf") and kind in ("auto", "llama_cpp"):
         from assistant.backends.llama_cpp_backend import LlamaCppBackend
 
-        return LlamaCppBackend(model)
+        return LlamaCppBackend(Path(model))
     if kind == "llama_cpp":
         raise ValueError(f"{model} is no .gguf file; make one with scripts/export_gguf.py")
-    return _open_transformers(model, shared)
+    return _open_folder(model, kind, shared)
 
 
-def _open_transformers(model: str, shared: Shared | None) -> Backend:
+def _open_folder(model: str, kind: Kind, shared: Shared | None) -> Backend:
     try:
         from assistant.backends.transformers_backend import TransformersBackend
     except ModuleNotFoundError as error:
@@ -187,6 +189,11 @@ def _open_transformers(model: str, shared: Shared | None) -> Backend:
             f"{model} needs {error.name}, which is not installed; run: pip install -e '.[train]', "
             "or give the http…/v1 address of a server"
         ) from None
+    if kind == "auto" and importlib.util.find_spec(QUICK_LLAVA):  # a published page may lack it
+        from assistant.backends.llava_backend import can_open_llava, open_llava
+
+        if can_open_llava(Path(model)):
+            return open_llava(Path(model))
     return TransformersBackend(model, shared)
 
 

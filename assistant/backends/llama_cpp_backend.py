@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from assistant.backends import Counts, Notice, Sampling, fit
 from assistant.backends.pump import pump
@@ -18,16 +18,36 @@ MOST_CONTEXT = 8192  # tokens; the memory for keys and values is taken when the 
 MOST_SLOTS = 4  # conversations that are answered at the same time; fewer where memory is short
 
 
-class LlamaCppBackend:
-    """Raises ValueError when `model` is no GGUF file with a chat template, RuntimeError without xllamacpp."""
+class Seer(Protocol):
+    """What encodes a LLaVA's conversations, in place of the file's template; see glimpses.py."""
 
-    def __init__(self, model: str, context: int = MOST_CONTEXT) -> None:
-        path = Path(model)
+    folder: Path
+    eyes: Any
+
+    def encode(self, messages: list[Message]) -> list[int]: ...
+
+
+class LlamaCppBackend:
+    """A .gguf file, or with a `seer` the LLM of a LLaVA.
+
+    Raises ValueError when `path` is no GGUF file with a chat template, RuntimeError without xllamacpp.
+    """
+
+    def __init__(self, path: Path, context: int = MOST_CONTEXT, seer: Seer | None = None) -> None:
         _check_file(path)
-        self.label = f"llama.cpp: {model}"
+        self.label, self._seer = f"llama.cpp: {seer.folder if seer else path}", seer
         self._engine = Engine(path, context, MOST_SLOTS)
-        self._chat = ChatFormat(self._engine, path)
+        self._chat = seer or FileFormat(self._engine, path)
         self._slots = Slots(self._engine)
+
+    @property
+    def sees(self) -> bool:
+        return self._seer is not None
+
+    def seen(self, image: str) -> Any:
+        """A picture as the model is shown it, for a model that sees; see Eyes.seen."""
+        assert self._seer is not None
+        return self._seer.eyes.seen(image)
 
     @property
     def context(self) -> int:
@@ -99,7 +119,7 @@ class LlamaCppBackend:
         return fit(self._chat.encode, messages, self.context, max_new_tokens)
 
 
-class ChatFormat:
+class FileFormat:
     """The file's chat template: the ids that loading.encode_chat gives for the folder the file came from."""
 
     def __init__(self, engine: Engine, path: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from assistant.backends import Notice, Sampling
+from assistant.llama_cpp import pieces_of
 from assistant.llama_engine import Engine, same_beginning
 
 LOOK_S = 0.05  # how often a reader looks whether it was stopped
@@ -159,7 +160,7 @@ class Slots:
         if not readers:
             return []
         answer = min(readers, key=lambda answer: self._seated[answer].used)
-        return [(answer, answer.unread[:PIECE])]
+        return [(answer, next(pieces_of(answer.unread, PIECE)))]
 
     def _step(self, parts: list[Part]) -> None:
         slots = [self._seated[answer] for answer, _ in parts]

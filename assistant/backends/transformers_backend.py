@@ -18,7 +18,6 @@ from transformers.generation.streamers import BaseStreamer
 from assistant.backends import Counts, Notice, Sampling, Shared, fit, without_oldest
 from assistant.backends.pump import Turns, pump
 from assistant.conversations import Message, images_of
-from assistant.eyes import is_llava
 from assistant.generating import generate_batch
 from assistant.identities import Identities
 from assistant.loading import (
@@ -28,7 +27,6 @@ from assistant.loading import (
     load_chat_model,
     quantization_of,
 )
-from assistant.quick_linear import quicken
 from assistant.strength import check_strength, has_strength
 
 HALF_CHARACTER = "\ufffd"
@@ -169,17 +167,14 @@ def _speaker_of(model: Path, is_lora: bool, shared: Shared) -> Speaker:
     folder, quantization = (base_of_adapter(model), quantization_of(model)) if is_lora else (model, {})
     files = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
     stamps = tuple((file.name, file.stat().st_mtime_ns) for file in files if file.is_file())
-    is_quick = is_llava(folder) and not is_lora  # an adapter could not be put on quickened layers
     place = str(folder.resolve() if folder.is_dir() else folder)
     line = shared.get("the line of this machine's cores", Turns)
 
     def load() -> Speaker:
         chat = load_chat_model(folder, quantization=quantization)
-        if is_quick:
-            quicken(chat.model)
         return Speaker(chat, line if chat.model.device.type == "cpu" else Turns())
 
-    return shared.get((place, stamps, repr(quantization), is_quick), load)
+    return shared.get((place, stamps, repr(quantization)), load)
 
 
 def _sampling_arguments(sampling: Sampling) -> dict[str, Any]:

@@ -13,11 +13,16 @@ LEFT_OUT = {
     "gguf": (
         "assistant.backends.transformers_backend",
         "assistant.backends.openai_backend",
+        "assistant.backends.llava_backend",
         "assistant.llava",  # a model folder is given eyes by these three, with torch
         "assistant.llava_adapter",
         "assistant.vision_tower",
     ),
-    "folder": ("assistant.backends.llama_cpp_backend", "assistant.backends.openai_backend"),
+    "folder": (
+        "assistant.backends.llama_cpp_backend",
+        "assistant.backends.llava_backend",
+        "assistant.backends.openai_backend",
+    ),
     "gradio": ("assistant.web.streamlit_page", "assistant.web.gradio_making"),
     "streamlit": (
         "assistant.web.gradio_page",
