@@ -195,6 +195,12 @@ def test_a_page_that_is_nowhere_is_waited_for_a_little(monkeypatch: pytest.Monke
         verify(address, None, "Ada", print)
 
 
+def test_a_host_that_nobody_knows_is_looked_for_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asking, "PAUSE_S", 0.01)
+    with pytest.raises(RuntimeError, match="no host is called nobody.invalid .*look at the address"):
+        verify("https://nobody.invalid", None, "Ada", print)
+
+
 class Closed(Handler):
     """A page for whoever shows this header; a private Space looks as if it was not there."""
 

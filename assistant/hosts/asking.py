@@ -5,6 +5,7 @@ Knows nothing of identities.
 
 import base64
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 WAIT_S = 900  # a page that was just sent is built first
 PAUSE_S = 10
 ANSWER_S = 180  # a free machine, shared by all who ask
-MOST_MISSING = 6  # tries: a host that has never heard of a page says so at once, and one that builds it soon
+MOST_MISSING = (
+    6  # tries: who has never heard of a page or of its host says so at once, and who builds it soon
+)
 HUB = r"https://(?:www\.)?(?:huggingface\.co|hf\.co)"
 SPACE = HUB + r"/spaces/([\w.-]+)/([\w.-]+)(?:/(?:tree|blob|settings|discussions|commits)\b.*)?"
 STUDIO = (
@@ -152,7 +155,12 @@ def _wait_for(visitor: Visitor, say: Callable[[str], None]) -> Ask:
             reason, missing = f"it answers {status}", missing + 1 if status == 404 else 0
             _stop_at(visitor, status, missing)
         except httpx.HTTPError as error:
-            reason = one_line(error)
+            reason, missing = one_line(error), missing + 1 if is_unknown_host(error) else 0
+            if missing >= MOST_MISSING:
+                raise RuntimeError(
+                    f"no host is called {urlsplit(visitor.address).hostname} ({reason}); look at the address "
+                    "and at your network"
+                ) from None
         if time.monotonic() > deadline:
             raise RuntimeError(
                 f"{visitor.address} is not up: {reason}; look at its build log, then try again"
@@ -161,6 +169,13 @@ def _wait_for(visitor: Visitor, say: Callable[[str], None]) -> Ask:
             say(f"{visitor.address} is not up yet ({reason}); waiting up to {WAIT_S // 60} minutes")
             told = reason
         time.sleep(PAUSE_S)
+
+
+def is_unknown_host(error: BaseException | None) -> bool:
+    """Whether an error was caused by a name without an address, however often it was wrapped."""
+    while error and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _stop_at(visitor: Visitor, status: int, missing: int) -> None:
