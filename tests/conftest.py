@@ -8,13 +8,13 @@ import pytest
 
 # Pages that a test starts keep their conversations here, not with the user's own.
 os.environ.setdefault("ASSISTANT_DATA", tempfile.mkdtemp(prefix="assistant-data-"))
-# Two test processes and what they start share the cores: threads that spin while they wait for a core that
+# Some test processes and what they start share the cores: threads that spin while they wait for a core that
 # another process has made a tiny model take minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with a browser come first: they take longest, and two processes should end together.
+    """Files with a browser come first: they take longest, and all processes should end together.
 
     A test with a browser that fails is asked once more, and the report shows an R: a busy machine can keep
     a page waiting for longer than any of them waits.

@@ -14,7 +14,7 @@ from workshop import make_stage, wait_until
 
 from assistant.folders import write_json
 from assistant.settings import save_settings
-from assistant.web.making import is_running, read_job
+from assistant.web.making import is_running, read_job, stop
 from assistant.web.texts import load_texts
 
 __all__ = ["server"]  # a fixture of both pages
@@ -61,9 +61,17 @@ class Maker(Visit):
         box.press("Tab")
 
 
+def make_nobody(root: Path) -> None:
+    """What a first try has left would stand in a second one's way."""
+    stop(root)
+    wait_until(lambda: not is_running(root), root / "out" / "bob" / "making.log")
+    shutil.rmtree(root / "out", ignore_errors=True)
+
+
 @pytest.mark.browser
 def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chromium, tmp_path):
     kind, root, url = stage
+    make_nobody(root)
     visitor = Maker(chromium, url, kind, viewport=DESK)
     visitor.open_tab(EN["compare"])
     visitor.sees(EN["compare_none"])
