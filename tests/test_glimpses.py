@@ -138,6 +138,13 @@ def test_where_llama_cpp_is_missing_transformers_speaks(eyes, monkeypatch):
     assert isinstance(open_backend(str(eyes)), TransformersBackend)
 
 
+def test_without_room_for_a_file_torch_speaks_and_says_so(eyes, monkeypatch, capsys):
+    usage = shutil.disk_usage(eyes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10**6))
+    assert isinstance(open_backend(str(eyes)), TransformersBackend)
+    assert "has no room for" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
