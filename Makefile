@@ -6,7 +6,7 @@ OWNER ?=
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 BIN := .venv/bin
-SPREAD := -n 3 --dist loadfile --no-loadscope-reorder
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 export NAME OWNER
 
 .PHONY: run assistant install install-dev test check
@@ -37,7 +37,7 @@ install-dev: .venv/installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf,publish,dev]'
 	@touch $@
 
-test: install-dev  ## all tests but those that need a GPU, in three processes: pages wait for browsers
+test: install-dev  ## all tests but those that need a GPU, in two processes
 	$(BIN)/python -m pytest $(SPREAD)
 
 check: install-dev  ## what CI runs: lint, format, types, tests
