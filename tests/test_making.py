@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -7,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from workshop import environment_of, make_workshop, wait_until
+from workshop import environment_of, make_stage, make_workshop, wait_until
 
 from assistant.card import load_card
 from assistant.web.making import (
@@ -260,6 +261,20 @@ def test_a_job_is_a_command_of_its_own_arguments_never_a_shell_and_a_second_stop
     stop(root)
     wait_until(lambda: not is_running(root), job.folder / LOG, timeout_s=10)
     assert load_card(job.folder / "data" / "card.toml").name == wish.name
+
+
+def test_a_page_started_in_the_background_stops_its_job_too(tmp_path):
+    root = make_stage(tmp_path)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell's `&` and nohup leave it
+    try:
+        start(wish_from("Ada"), root)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    log = root / "out" / "ada" / LOG
+    wait_until(lambda: "step 20/" in log.read_text(), log)
+    stop(root)
+    wait_until(lambda: not is_running(root), log, timeout_s=10)
+    assert read_job(root).is_stopped
 
 
 def test_another_wish_of_that_name_begins_anew_and_nothing_else_is_lost(tmp_path, monkeypatch):

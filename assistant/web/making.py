@@ -36,6 +36,10 @@ ENVIRONMENT = {
     "NO_COLOR": "1",
     "OMP_WAIT_POLICY": "passive",  # threads that spin while they wait would stop the page's own answers
 }
+# What a shell or nohup starts in the background ignores Ctrl-C, and so would all that it starts.
+HEED_STOP = """import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"""
 TURN = threading.RLock()
 
 
@@ -121,7 +125,8 @@ def start(wish: Wish, root: Path = REPOSITORY) -> None:
 
 def _begin(wish: Wish, folder: Path, root: Path, lock: int) -> "subprocess.Popen[bytes]":
     """What makes it, in a process group of its own: it outlives the page and holds the lock until it ends."""
-    command = [sys.executable, str(root / "scripts" / "make_assistant.py"), f"--name={wish.name}"]
+    command = [sys.executable, "-c", HEED_STOP, str(root / "scripts" / "make_assistant.py")]
+    command.append(f"--name={wish.name}")
     command.append(f"--base={BASE}")
     command += [f"--owner={wish.owner}"] if wish.owner else []
     if wish.facts:
