@@ -30,7 +30,6 @@ class Seer:
 
     def __init__(self, folder: Path) -> None:
         check_model_folder(folder)
-        self.folder = folder
         self._model = load_sight(folder)  # transformers knows the tower then
         self._tokenizer = load_tokenizer(folder)
         self.eyes = eyes_of(folder, self._tokenizer)

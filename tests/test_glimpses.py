@@ -93,7 +93,7 @@ def test_its_next_word_is_that_of_transformers(quick, eyes, tmp_path):
         [user("no picture")],
     ):
         assert quick.count_prompt(talk) == len(chat.encode(talk))
-        assert quick._engine.read(quick._seer.encode(talk))
+        assert quick._engine.read(quick._chat.encode(talk))
         with torch.inference_mode():
             ids = torch.tensor([chat.encode(talk)])
             theirs = chat.model(input_ids=ids, **chat.pixels(images_of(talk))).logits[0, -1]
@@ -120,7 +120,7 @@ def test_a_picture_is_read_once_in_a_conversation(quick, tmp_path, monkeypatch):
     monkeypatch.setattr(quick._engine, "evaluate", counted)
     talk = [user("What is this? " * 8, [red])]
     answer = "".join(quick.stream(talk, GREEDY))
-    assert sum(isinstance(token, Glimpse) for token in read) == quick._seer.eyes.tokens
+    assert sum(isinstance(token, Glimpse) for token in read) == quick._eyes.tokens
     read.clear()
     "".join(quick.stream([*talk, assistant(answer), user("And?")], GREEDY))
     assert read and not any(isinstance(token, Glimpse) for token in read)

@@ -197,6 +197,7 @@ def test_a_page_that_is_nowhere_is_waited_for_a_little(monkeypatch: pytest.Monke
 
 def test_a_host_that_nobody_knows_is_looked_for_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "PAUSE_S", 0.01)
+    monkeypatch.setattr(asking, "WAIT_S", 20)
     with pytest.raises(RuntimeError, match="no host is called nobody.invalid .*look at the address"):
         verify("https://nobody.invalid", None, "Ada", print)
 

@@ -18,36 +18,41 @@ MOST_CONTEXT = 8192  # tokens; the memory for keys and values is taken when the 
 MOST_SLOTS = 4  # conversations that are answered at the same time; fewer where memory is short
 
 
-class Seer(Protocol):
-    """What encodes a LLaVA's conversations, in place of the file's template; see glimpses.py."""
-
-    folder: Path
-    eyes: Any
+class ChatFormat(Protocol):
+    """A conversation → the token ids that were trained, with states among them where a picture is."""
 
     def encode(self, messages: list[Message]) -> list[int]: ...
 
 
 class LlamaCppBackend:
-    """A .gguf file, or with a `seer` the LLM of a LLaVA.
+    """A .gguf file in its own chat template, or in another `chat`, which may see with `eyes`.
 
     Raises ValueError when `path` is no GGUF file with a chat template, RuntimeError without xllamacpp.
     """
 
-    def __init__(self, path: Path, context: int = MOST_CONTEXT, seer: Seer | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        context: int = MOST_CONTEXT,
+        *,
+        label: str = "",
+        chat: ChatFormat | None = None,
+        eyes: Any = None,
+    ) -> None:
         _check_file(path)
-        self.label, self._seer = f"llama.cpp: {seer.folder if seer else path}", seer
+        self.label, self._eyes = f"llama.cpp: {label or path}", eyes
         self._engine = Engine(path, context, MOST_SLOTS)
-        self._chat = seer or FileFormat(self._engine, path)
+        self._chat = chat or FileFormat(self._engine, path)
         self._slots = Slots(self._engine)
 
     @property
     def sees(self) -> bool:
-        return self._seer is not None
+        return self._eyes is not None
 
     def seen(self, image: str) -> Any:
         """A picture as the model is shown it, for a model that sees; see Eyes.seen."""
-        assert self._seer is not None
-        return self._seer.eyes.seen(image)
+        assert self._eyes is not None
+        return self._eyes.seen(image)
 
     @property
     def context(self) -> int:

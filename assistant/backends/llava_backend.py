@@ -49,4 +49,4 @@ def open_llava(folder: Path) -> LlamaCppBackend:
     with TemporaryDirectory(prefix="assistant-", ignore_cleanup_errors=True) as work:
         file = Path(work) / "llm.gguf"  # mapped once it is open: nobody needs its name any more
         export_gguf(folder, file, "f16", of_llava=True)
-        return LlamaCppBackend(file, seer=seer)
+        return LlamaCppBackend(file, label=str(folder), chat=seer, eyes=seer.eyes)
