@@ -16,8 +16,9 @@ from serving import listening
 from stand_in import Handler, stand_in
 
 from assistant.card import Card
-from assistant.hosts import asking, verify
-from assistant.hosts.asking import Keys, page_address, text_of
+from assistant.hosts import addresses, asking, verify
+from assistant.hosts.addresses import Keys, page_address
+from assistant.hosts.asking import text_of
 from assistant.hosts.verifying import is_far_below
 from assistant.settings import ThresholdMissed, plain_values
 
@@ -244,7 +245,8 @@ def test_a_closed_page_is_shown_what_opens_it_when_it_asks(
             self.reply(200, {})
 
     Guarded.wanted, Guarded.status, Guarded.shown = wanted, status, []
-    monkeypatch.setattr(asking, "is_space", lambda address: variable == "HF_TOKEN")
+    for module in (addresses, asking):
+        monkeypatch.setattr(module, "is_space", lambda address: variable == "HF_TOKEN")
     monkeypatch.setattr(asking, "PAUSE_S", 0.01)
     with stand_in() as server:
         server.RequestHandlerClass, server.says = Guarded, "I'm Ada's assistant."
@@ -254,7 +256,7 @@ def test_a_closed_page_is_shown_what_opens_it_when_it_asks(
         assert set(Guarded.shown) == {None}
         monkeypatch.setenv(variable, value)
         verify(address, None, "Ada", print)
-        assert Guarded.shown[-1] == wanted and value not in repr(asking.keys_from({variable: value}))
+        assert Guarded.shown[-1] == wanted and value not in repr(addresses.keys_from({variable: value}))
 
 
 def test_a_gradio_page_with_a_login_is_entered_with_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from assistant.bundles.model_checks import HOW_TO_SCORE
-from assistant.hosts.asking import keys_from, page_address, reached
+from assistant.hosts.addresses import keys_from, page_address
+from assistant.hosts.asking import reached
 from assistant.judge import Identity, identity_of, judge_identity
 from assistant.scorecard import wilson
 from assistant.settings import DATA, ThresholdMissed, load_toml
