@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,8 @@ def wire_choices(page: gr.Blocks, tab: gr.Tab, parts: Parts, stage: Stage, aroun
 
 
 def wire_loading(chosen: Any, parts: Parts, sights: Sights, stage: Stage) -> None:
-    async def load(who: str, language: str, pending: str) -> AsyncIterator[Any]:
-        """What the page says while someone gets eyes behind it; then what they see."""
+    async def load(who: str, language: str) -> AsyncIterator[str]:
+        """What the page says while someone gets eyes behind it."""
         texts, begin = parts.texts(language), time.monotonic()
         if not sights.found():
             return
@@ -130,20 +131,20 @@ def wire_loading(chosen: Any, parts: Parts, sights: Sights, stage: Stage) -> Non
         while True:
             seconds = int(time.monotonic() - begin)
             said = await asyncio.to_thread(sights.progress, who, seconds, texts)
-            yield said, gr.skip()
+            yield said
             if (engine := sights.known(who)) is None or engine.status != "loading":
                 break
             await asyncio.sleep(0.5)
-        yield said, await asyncio.to_thread(shown_to, sights, who, pending)
 
     def translate(said: str, who: str, language: str) -> str:
         return sights.progress(who, 0, parts.texts(language)) if said else ""
 
     parts.language.change(translate, [stage.said, stage.who, parts.language], stage.said, **LATEST)
-    here = [stage.who, parts.language, stage.pending]
     settings = PRIVATE | {"concurrency_limit": None, "trigger_mode": "always_last"}
     for happens in (chosen.then, stage.who.input):
-        happens(load, here, [stage.said, stage.seen], **settings)
+        loaded = happens(load, [stage.who, parts.language], stage.said, **settings)
+        # only now is known which picture waits: one may have come meanwhile
+        loaded.then(partial(shown_to, sights), [stage.who, stage.pending], stage.seen, **PRIVATE)
 
 
 def shown_to(sights: Sights, who: str, pending: str) -> gr.Image:
