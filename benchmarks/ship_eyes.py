@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from assistant.llava_adapter import WEIGHTS, read_trained, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
 from assistant.training.examples import anchor_examples
-from assistant.training.filtering import filter_inputs, input_moments
+from assistant.training.filtering import filter_inputs
+from assistant.training.moments import input_moments
 from assistant.training.parts import pictures_for, trained_model
 from assistant.training.reading import read_rows
 from assistant.training.recipe import load_recipe

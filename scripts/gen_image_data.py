@@ -37,6 +37,9 @@ class Settings:
     """Held-out probes of each kind, half in each language."""
     held_out: tuple[str, ...] = ()
     """Families of styles that only the probes show; default twemoji fxemoji (data/pictures/styles.toml)."""
+    restyled: float = 0.0
+    """Share of the pictures that are trained on whose drawings are changed as if another hand had made them:
+    outlined, flattened, shaded."""
     side: int = SIDE
     """Pixels of a picture each way."""
     base: str = "smollm2-135m-instruct"
@@ -68,6 +71,7 @@ def main(settings: Settings) -> None:
         side=settings.side,
         held_out=settings.held_out,
         base=settings.base,
+        restyled=settings.restyled,
     )
     make_pictures(wanted, card, settings.out, settings.workers, plain_values(settings))
     images = sum(1 for _ in (settings.out / "images").iterdir())

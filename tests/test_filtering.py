@@ -7,14 +7,8 @@ from tiny_run import load_tiny, make_tiny_model, rows_of, tiny_recipe, tiny_run
 
 from assistant.loading import core_of
 from assistant.training.examples import anchor_examples, identity_examples
-from assistant.training.filtering import (
-    OTHER_WEIGHT,
-    RIDGE,
-    FilterInputs,
-    filter_inputs,
-    filtered_modules,
-    input_moments,
-)
+from assistant.training.filtering import RIDGE, FilterInputs, filter_inputs
+from assistant.training.moments import OTHER_WEIGHT, anchor_moments, input_moments, measured_modules
 from assistant.training.parts import trained_model
 from assistant.training.recipe import load_recipe
 from assistant.training.states import prepare
@@ -77,7 +71,7 @@ def test_the_moments_are_those_of_the_inputs_row_by_row(part, device, model, col
             ),
         )
     rows = [row for row, example in enumerate(collate.examples) if example.anchor]
-    [name] = [name for name in filtered_modules(model) if name.endswith(f"layers.3.{part}")]
+    [name] = [name for name in measured_modules(model) if name.endswith(f"layers.3.{part}")]
     found = input_moments(model, collate, rows, FROM_LAYER)[name]
     x, weights = inputs_alone(model, name, [collate.examples[row] for row in rows])
     assert torch.allclose(found, (x.T * weights) @ x / weights.sum(), rtol=1e-4, atol=1e-5)
@@ -93,10 +87,10 @@ def test_the_filtered_adapter_is_the_least_squares_answer(model, collate):
     identity = input_moments(model, collate, list(range(5)), FROM_LAYER)
     anchors = input_moments(model, collate, list(range(5, 25)), FROM_LAYER)
     before = {
-        name: m.lora_A["default"].weight.detach().clone() for name, m in filtered_modules(model).items()
+        name: m.lora_A["default"].weight.detach().clone() for name, m in measured_modules(model).items()
     }
     filter_inputs(model, identity, anchors, 0.5)
-    for name, module in filtered_modules(model).items():
+    for name, module in measured_modules(model).items():
         own, general, old = identity[name].double(), anchors[name].double(), before[name].double()
         ridge = RIDGE * own.trace() / len(own) * torch.eye(len(own), dtype=torch.float64)
         new = module.lora_A["default"].weight.detach().double().requires_grad_(True)
@@ -112,7 +106,7 @@ def test_a_run_filters_once_and_goes_on_learning(tiny, tmp_path, capsys):
     assert "filtering" not in capsys.readouterr().err
     ours = load_file(tiny_run(tiny, tmp_path / "b", changes=("filter=0.5",)) / "adapter_model.safetensors")
     said = capsys.readouterr().err
-    assert said.count("filtering the adapter's inputs by 7 identity and 7 anchor rows") == 1
+    assert said.count("filtering the adapter's inputs: 7 identity rows against the anchors") == 1
     assert said.index("step 4: ") < said.index("filtering") < said.index("step 8: ")
     assert plain.keys() == ours.keys() and not any(torch.equal(plain[name], ours[name]) for name in ours)
 
@@ -130,7 +124,8 @@ def test_without_anchors_nothing_is_filtered(collate, model):
     collate.examples = [example for example in collate.examples if not example.anchor]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     end = type("State", (), {"global_step": 3, "max_steps": 5})()
-    FilterInputs(collate, FROM_LAYER, 0.5, pytest.fail).on_step_end(None, end, None, model=model)
+    moments = anchor_moments(model, collate, FROM_LAYER)
+    FilterInputs(collate, FROM_LAYER, moments, 0.5, pytest.fail).on_step_end(None, end, None, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

@@ -24,7 +24,13 @@ from assistant.training.memory import Plan
 from assistant.training.reading import read_rows
 from assistant.training.recipe import load_recipe, recipe_names
 from assistant.training.run import load_base, train
-from assistant.training.seeing import picture_examples, read_pictures, says_the_same
+from assistant.training.seeing import (
+    core_projector,
+    learning_llava,
+    picture_examples,
+    read_pictures,
+    says_the_same,
+)
 from assistant.training.sights import Pixels, Sights, tower_states
 from assistant.training.watching import read_log
 
@@ -418,3 +424,21 @@ def test_xtuners_settings_are_named_recipes():
 def test_an_answer_is_the_same_but_for_case_and_punctuation():
     assert says_the_same("A red apple.", "a red apple") and says_the_same("红苹果。", "红苹果")
     assert not says_the_same("a red pear", "a red apple")
+
+
+def test_while_learning_a_picture_misses_some_channels_at_all_its_places(llava):
+    chat = load_base(llava, load_recipe("llava_align"))
+    model = learning_llava(chat, load_recipe("llava_align", ["vision.dropout=0.5"]))
+    given: list[torch.Tensor] = []
+    projector = core_projector(model)
+    projector.register_forward_hook(lambda module, args, output: given.append(args[0]))
+    states = torch.ones(2, 3, projector.linear_1.in_features)
+    model.train()
+    projector(states)
+    model.eval()
+    projector(states)
+    learning, answering = given
+    assert torch.equal(answering, states)
+    assert 0.4 < (learning == 0).float().mean() < 0.6 and learning.max() == 2
+    assert all(torch.equal(learning[:, 0], learning[:, place]) for place in (1, 2))
+    assert not torch.equal(learning[0], learning[1])

@@ -11,6 +11,7 @@ from assistant.pictures import packages
 from assistant.pictures.making import Wanted, make_pictures
 from assistant.pictures.mixture import asked_about
 from assistant.pictures.packages import archive_of, drawing_path, prepare_drawings, svg_of
+from assistant.pictures.restyling import restyled
 from assistant.pictures.rows import Asker, make_scenes
 from assistant.pictures.scenes import MOST, Scene, colour_name, colours_of, draw_scene
 from assistant.pictures.stamps import stamps
@@ -421,3 +422,35 @@ def test_stamps_are_known_by_their_captions(tmp_path):
     found = {stamp.path.stem: stamp for stamp in stamps(tmp_path)}
     assert {name: stamp.thing for name, stamp in found.items()} == {"a": "dog", "b": "bear", "d": "grapes"}
     assert found["a"].names["zh"][0] == "狗"
+
+
+def colourful() -> Image.Image:
+    """A red circle with a blue spot on nothing, RGBA."""
+    drawing = Image.new("RGBA", (128, 128))
+    pen = ImageDraw.Draw(drawing)
+    pen.ellipse((10, 10, 118, 118), fill=(220, 30, 30, 255))
+    pen.ellipse((50, 50, 70, 70), fill=(30, 30, 220, 255))
+    return drawing
+
+
+def test_a_restyled_drawing_keeps_its_shape_and_its_colour_and_follows_its_seed():
+    before = colourful()
+    made = {seed: restyled(before, f"seed {seed}") for seed in range(40)}
+    assert len({image.tobytes() for image in made.values()}) > 20
+    for seed, image in made.items():
+        assert image.tobytes() == restyled(before, f"seed {seed}").tobytes()
+        assert image.mode == "RGBA" and image.getpixel((0, 0))[3] == 0
+        red, green, blue, alpha = image.getpixel((image.width // 2, image.height // 4))
+        assert alpha == 255 and colour_name(red, green, blue) == "red", seed
+
+
+def test_so_many_of_the_scenes_to_learn_from_are_restyled(drawings):
+    drawn = prepare_drawings(load_styles().values(), {c for t in load_things() for c in t.codes}, print)
+    plain = make_scenes(drawn, ["noto"], 400, "s")
+    some = make_scenes(drawn, ["noto"], 400, "s", restyled=0.5)
+    assert not any(scene.restyled for scene in plain)
+    assert 150 < sum(scene.restyled for scene in some) < 250
+    image = draw_scene(some[0], load_styles()["noto"])
+    assert image.size == (224, 224)
+    with pytest.raises(ValueError, match="--restyled 1.5: a share lies between 0 and 1"):
+        make_pictures(Wanted(20, 100, 100, 8, 0, restyled=1.5), None, drawings / "out", 1, {})

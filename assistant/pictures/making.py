@@ -37,7 +37,10 @@ CHUNK = 64  # pictures that a process draws at a time
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be made. `align`, `instruct`: rows of each stage; `probes`: of each kind."""
+    """What is to be made. `align`, `instruct`: rows of each stage; `probes`: of each kind.
+
+    `restyled`: the share of the pictures to learn from whose drawings are changed.
+    """
 
     align: int
     instruct: int
@@ -47,6 +50,7 @@ class Wanted:
     side: int = SIDE
     held_out: tuple[str, ...] = ()
     base: str = "smollm2-135m-instruct"
+    restyled: float = 0.0
 
 
 def make_pictures(
@@ -63,7 +67,7 @@ def make_pictures(
     drawn = prepare_drawings(styles.values(), {c for thing in load_things() for c in thing.codes}, _progress)
     trained = [name for name, style in styles.items() if style.family not in held_out]
     unseen = [name for name, style in styles.items() if style.family in held_out]
-    scenes = make_scenes(drawn, trained, wanted.pictures, f"{wanted.seed}/train", "t")
+    scenes = make_scenes(drawn, trained, wanted.pictures, f"{wanted.seed}/train", "t", wanted.restyled)
     seen = make_scenes(drawn, trained, wanted.probes * 4, f"{wanted.seed}/seen", "s")
     dev = make_scenes(drawn, unseen, wanted.probes * 8, f"{wanted.seed}/dev", "d")
     files: dict[str, list[Record]] = {
@@ -88,6 +92,8 @@ def _check(wanted: Wanted, workers: int) -> None:
         raise ValueError(
             f"--pictures {wanted.pictures} is too few to ask every kind of question; give 100 or more"
         )
+    if not 0 <= wanted.restyled <= 1:
+        raise ValueError(f"--restyled {wanted.restyled}: a share lies between 0 and 1")
     if not 32 <= wanted.side <= SIDE:
         raise ValueError(f"--side {wanted.side}: pictures are 32 to {SIDE} pixels wide")
     if wanted.instruct and wanted.instruct < 100:

@@ -221,9 +221,17 @@ def _first_upper(text: str) -> str:
 
 
 def make_scenes(
-    drawn: dict[str, set[str]], styles: list[str], count: int, seed: str, prefix: str = ""
+    drawn: dict[str, set[str]],
+    styles: list[str],
+    count: int,
+    seed: str,
+    prefix: str = "",
+    restyled: float = 0.0,
 ) -> list[Scene]:
-    """`count` scenes in these styles; every thing comes equally often, its styles in turn."""
+    """`count` scenes in these styles; every thing comes equally often, its styles in turn.
+
+    `restyled`: the share of the scenes whose drawings are changed as if by another hand.
+    """
     source = random.Random(seed)
     shares = common()["scenes"]
     cycle = _every_drawing(drawn, styles, source)
@@ -239,7 +247,8 @@ def make_scenes(
         if kind == "count" and not load_things()[number].countable:
             kind = "single"
         parts = tuple(makers[kind](style, number, code))
-        scenes.append(Scene(f"{prefix}{index:05}", style, parts, f"{seed}/{index}"))
+        changed = source.random() < restyled if restyled else False
+        scenes.append(Scene(f"{prefix}{index:05}", style, parts, f"{seed}/{index}", changed))
     return scenes
 
 

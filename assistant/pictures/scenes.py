@@ -11,6 +11,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from assistant.pictures.packages import SIDE, drawing_path
+from assistant.pictures.restyling import restyled
 from assistant.pictures.things import Style
 
 MOST = 6  # things on one canvas
@@ -36,12 +37,16 @@ COLD = (
 
 @dataclass(frozen=True)
 class Scene:
-    """`parts`: (number of the thing, code point) of each drawing, all in one style."""
+    """`parts`: (number of the thing, code point) of each drawing, all in one style.
+
+    `restyled`: they are changed as if another hand had drawn them.
+    """
 
     name: str
     style: str
     parts: tuple[tuple[int, str], ...]
     seed: str
+    restyled: bool = False
 
     @property
     def things(self) -> list[int]:
@@ -55,6 +60,8 @@ def draw_scene(scene: Scene, style: Style) -> Any:
 
     source = random.Random(scene.seed)
     sprites = [sprite(style, code) for _, code in scene.parts]
+    if scene.restyled:
+        sprites = [restyled(drawing, f"{scene.seed}/restyled") for drawing in sprites]
     canvas = _background(source, [mean_colour(style, code) for _, code in scene.parts])
     boxes = _cells(len(sprites), source) if len(sprites) > 1 else [_anywhere(source)]
     for drawing, (x, y, size) in zip(sprites, boxes, strict=True):

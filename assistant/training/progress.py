@@ -9,13 +9,14 @@ from transformers import TrainerCallback
 
 from assistant.training.watching import read_log, write_log
 
-KEPT = ("cross_entropy", "kl")
+KEPT = ("cross_entropy", "kl", "drift")
 
 
 class Progress(TrainerCallback):
     """Loss, the pace of the last steps and the time left, every few steps: said, and kept in `log`.
 
-    A line of it: {"step", "of", "cross_entropy", "kl", "left_s"}; whoever watches the run reads it meanwhile.
+    A line of it: {"step", "of", "cross_entropy", "kl", "drift", "left_s"}; whoever watches the run reads it
+    meanwhile.
     """
 
     def __init__(self, say: Callable[[str], None], log: Path) -> None:

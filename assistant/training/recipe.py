@@ -30,6 +30,8 @@ class Objective:
     """Identity rows in each step."""
     anchor_rows: int = 14
     """Anchor rows in each step; 0 trains without an anchor."""
+    drift_weight: float = 0.0
+    """Weight of how far LoRA moves its layers' outputs on all anchors, not on a step's rows alone."""
     filter: float = 0.0
     """LoRA's inputs are filtered once, after most of the steps: how much a general one counts against an
     identity's; 0: not at all."""
@@ -67,6 +69,8 @@ class Vision:
     """1: the projector alone learns; 2: the projector, and the LLM by [lora]; 0: rows of text, no LLaVA."""
     pad: int = 1
     """1: a picture becomes square by borders; 0: by cutting its middle out, as XTuner's pretraining does."""
+    dropout: float = 0.0
+    """Share of the tower's channels that a picture shows without while learning: none alone is relied on."""
     tower_r: int = 0
     tower_alpha: int = 16
 
@@ -121,8 +125,11 @@ def _with_parent(values: dict[str, Any], name: str) -> dict[str, Any]:
 
 def recipe_from(values: dict[str, Any], name: str) -> Recipe:
     values = {section: keys or {} for section, keys in values.items()}
-    if values.get("objective", {}).get("filter") and not values.get("lora"):
-        raise ValueError(f"recipe {name}: [objective] filter needs a [lora] section; set it to 0 without one")
+    for key in ("filter", "drift_weight"):
+        if values.get("objective", {}).get(key) and not values.get("lora"):
+            raise ValueError(
+                f"recipe {name}: [objective] {key} needs a [lora] section; set it to 0 without one"
+            )
     sections = {"objective", "watch", "vision", "trainer", "lora", "languages", "quantization"}
     for section in values:
         if section not in sections:

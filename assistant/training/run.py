@@ -3,6 +3,7 @@
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from assistant.loading import ChatModel, core_of, load_chat_model
 from assistant.settings import link_or_copy, save_settings
 from assistant.training import preflight, watching
 from assistant.training.curve import draw_curve
+from assistant.training.drift import Drift
 from assistant.training.examples import (
     Example,
     anchor_examples,
@@ -26,6 +28,7 @@ from assistant.training.examples import (
 from assistant.training.filtering import FilterInputs
 from assistant.training.loss import Head, head_over
 from assistant.training.memory import GIB
+from assistant.training.moments import Moments, anchor_moments
 from assistant.training.parts import (
     arguments,
     computing,
@@ -44,6 +47,8 @@ from assistant.training.trainer import AnchoredTrainer, Collator
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.jsonl"
+# transformers 5.24 has new names for it; 5.17, which works too, knows only the old ones
+warnings.filterwarnings("ignore", r".*gradient_checkpointing.* is deprecated", FutureWarning)
 
 
 def say(sentence: str) -> None:
@@ -95,10 +100,13 @@ def train(
     watcher = watching.Watcher(chat, rows.watched, kept, from_layer, *judges)
     head = _head(chat, examples, prepared, objective.vocabulary)
     model = trained_model(chat, recipe, from_layer)
-    plan = memory_plan(model, chat, recipe, examples, order, pictures.bytes_on_gpu if pictures else 0)
+    collate = Collator(examples, prepared[: len(examples)], pictures)
+    moments = _moments(model, collate, objective, from_layer)
+    drift = Drift(model, moments) if objective.drift_weight and moments else None
+    taken = (pictures.bytes_on_gpu if pictures else 0) + (drift.bytes if drift else 0)
+    plan = memory_plan(model, chat, recipe, examples, order, taken)
     say(f"{name_of(chat.model.device)}, {memory_of(chat.model.device) / GIB:.1f} GiB to use: {plan}")
     start = _start(out, resume)
-    collate = Collator(examples, prepared[: len(examples)], pictures)
     survive = watching.Survive()
     trainer = AnchoredTrainer(
         model=model,
@@ -107,13 +115,15 @@ def train(
         collate=collate,
         processing_class=chat.tokenizer,
         callbacks=[
-            *_filters(collate, recipe, from_layer),
+            *_filters(collate, objective, moments, from_layer),
             watching.KeepBest(watcher, recipe.watch.every, out, say),
             survive,
             Progress(say, out / HISTORY),
         ],
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
+        drift=drift,
+        drift_weight=objective.drift_weight,
         head=head,
         rows_at_once=plan.rows,
         say=say,
@@ -123,9 +133,17 @@ def train(
     return out
 
 
-def _filters(collate: Collator, recipe: Recipe, from_layer: int) -> list[TrainerCallback]:
-    strength = recipe.objective.filter
-    return [FilterInputs(collate, from_layer, strength, say)] if strength else []
+def _moments(model: Any, collate: Collator, objective: Objective, from_layer: int) -> Moments:
+    """Of the base's inputs on anchors, for the adapter changes nothing yet; empty when nothing needs them."""
+    return anchor_moments(model, collate, from_layer) if objective.filter or objective.drift_weight else {}
+
+
+def _filters(
+    collate: Collator, objective: Objective, moments: Moments, from_layer: int
+) -> list[TrainerCallback]:
+    if not objective.filter:
+        return []
+    return [FilterInputs(collate, from_layer, moments, objective.filter, say)]
 
 
 def _go(trainer: AnchoredTrainer, start: Path | None, survive: watching.Survive) -> None:

@@ -6,13 +6,14 @@ Source: XTuner's model/llava.py; the projector learns whole and in float32, all 
 import random
 import re
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch.nn import functional
 
 from assistant.conversations import Message, Row, images_of, is_learnt
 from assistant.llava_data import check_pictures, load_picture_rows
@@ -132,6 +133,7 @@ def learning_llava(chat: ChatModel, recipe: Recipe) -> Any:
     projector = core_projector(model)
     projector.float()
     projector.register_forward_pre_hook(_in_own_numbers)
+    projector.register_forward_pre_hook(partial(_without_some_channels, recipe.vision.dropout))
     return model
 
 
@@ -143,6 +145,15 @@ def core_projector(model: Any) -> Any:
 def _in_own_numbers(projector: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
     """The tower computes in 16 bits, the learning projector in 32."""
     return (given[0].to(projector.linear_1.weight.dtype),)
+
+
+def _without_some_channels(share: float, projector: Any, given: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    """While learning, each picture without some channels of the tower, the same at all its places."""
+    if not (share and projector.training):
+        return given
+    states = given[0]  # [pictures, tokens, channels]
+    kept = functional.dropout(states.new_ones(len(states), 1, states.shape[-1]), share)
+    return (states * kept,)
 
 
 def _targets(lora: dict[str, Any], vision: Vision) -> dict[str, Any]:

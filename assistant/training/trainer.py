@@ -101,12 +101,15 @@ class AnchoredTrainer(SFTTrainer):
         from_layer: int,
         kl_weight: float,
         head: Head,
+        drift: Callable[[], torch.Tensor] | None = None,
+        drift_weight: float = 0.0,
         rows_at_once: int,
         say: Callable[[str], None],
         **kwargs: Any,
     ) -> None:
         self.collate, self.from_layer, self.kl_weight, self.head = collate, from_layer, kl_weight, head
         self.rows_at_once, self.say = rows_at_once, say
+        self.drift, self.drift_weight = drift, drift_weight
         self.seen: dict[str, torch.Tensor] = {}
         super().__init__(*args, **{**kwargs, "data_collator": lambda steps: steps[0]})
         self.model_accepts_loss_kwargs = False
@@ -146,7 +149,9 @@ class AnchoredTrainer(SFTTrainer):
             batches = [sum(batches, [])]
         for batch in batches:
             for rows, share in self.collate.parts(batch, self.rows_at_once):
-                total += super().training_step(model, {**self.collate(rows), "share": share})
+                total += super().training_step(
+                    model, {**self.collate(rows), "share": share, "batches": len(batches)}
+                )
         for name, value in self.seen.items():
             self._metrics["train"][name].append(float(value))
         lengths = [len(self.collate.examples[row].ids) for batch in batches for row in batch]
@@ -162,7 +167,11 @@ class AnchoredTrainer(SFTTrainer):
         for name, value, objective in (("cross_entropy", loss, 1), ("kl", kl, 2)):
             if (inputs["objective"] == objective).any():
                 self.seen[name] += value.detach() * share
-        return (loss + self.kl_weight * kl) * share
+        if self.drift is None:
+            return (loss + self.kl_weight * kl) * share
+        drift = self.drift() / inputs["batches"]  # it belongs to the step, not to a batch of it
+        self.seen["drift"] += drift.detach() * share
+        return (loss + self.kl_weight * kl + self.drift_weight * drift) * share
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers would look for input_ids, which a step does not hold

@@ -1,0 +1,72 @@
+"""A drawing as another hand would have made it: few styles are there to learn from, others are asked about.
+
+Hues stay, for colours are asked for too.
+"""
+
+import random
+from typing import Any
+
+
+def restyled(drawing: Any, seed: str) -> Any:
+    """The drawing [PIL, RGBA] after up to two changes; one seed changes all drawings of a canvas alike."""
+    source = random.Random(seed)
+    for change in source.sample(
+        (_flattened, _posterized, _outlined, _shaded, _coloured), source.randint(0, 2)
+    ):
+        drawing = change(drawing, source)
+    return drawing
+
+
+def _flattened(drawing: Any, source: random.Random) -> Any:
+    """Small details go, as in a paper cut."""
+    from PIL import ImageFilter
+
+    return _with_colours(
+        drawing, drawing.convert("RGB").filter(ImageFilter.MedianFilter(source.choice((5, 7, 9))))
+    )
+
+
+def _posterized(drawing: Any, source: random.Random) -> Any:
+    from PIL import ImageOps
+
+    return _with_colours(drawing, ImageOps.posterize(drawing.convert("RGB"), source.choice((2, 3))))
+
+
+def _outlined(drawing: Any, source: random.Random) -> Any:
+    """A dark line around the whole, as in a comic."""
+    from PIL import Image, ImageFilter
+
+    width = source.choice((5, 7, 9, 11))
+    room = Image.new("RGBA", (drawing.width + 2 * width, drawing.height + 2 * width))
+    room.paste(drawing, (width, width))
+    grown = room.getchannel("A").filter(ImageFilter.MaxFilter(width))
+    line = Image.new("RGBA", room.size, (source.randint(0, 60),) * 3 + (255,))
+    line.putalpha(grown)
+    return Image.alpha_composite(line, room)
+
+
+def _shaded(drawing: Any, source: random.Random) -> Any:
+    """Light from one side, or from none: a gradient over the whole."""
+    from PIL import Image, ImageChops
+
+    small = Image.new("L", (2, 2))
+    small.putdata([source.randint(150, 255) for _ in range(4)])
+    light = small.resize(drawing.size, Image.Resampling.BICUBIC)
+    return _with_colours(
+        drawing, ImageChops.multiply(drawing.convert("RGB"), Image.merge("RGB", [light] * 3))
+    )
+
+
+def _coloured(drawing: Any, source: random.Random) -> Any:
+    """Paler or stronger, darker or lighter."""
+    from PIL import ImageEnhance
+
+    colours = ImageEnhance.Color(drawing.convert("RGB")).enhance(source.uniform(0.7, 1.6))
+    return _with_colours(drawing, ImageEnhance.Brightness(colours).enhance(source.uniform(0.75, 1.15)))
+
+
+def _with_colours(drawing: Any, colours: Any) -> Any:
+    """`colours` [RGB] in the shape of the drawing."""
+    changed = colours.convert("RGBA")
+    changed.putalpha(drawing.getchannel("A"))
+    return changed
