@@ -1,5 +1,7 @@
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,13 @@ os.environ.setdefault("ASSISTANT_DATA", tempfile.mkdtemp(prefix="assistant-data-
 # Some test processes and what they start share the cores: threads that spin while they wait for a core that
 # another process has made a tiny model take minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A quarter of the time of importing every test file went into looking for garbage among what is imported.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +33,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.fixture(scope="session")
+def gradio() -> Any:
+    """Gradio, in the page's own quick way; who asks for no page of it does without."""
+    from assistant.web.gradio_import import import_gradio
+
+    import_gradio()
+    return sys.modules["gradio"]
 
 
 @pytest.fixture(scope="module")

@@ -245,6 +245,7 @@ def note_in_streamlit(note: str) -> str:
     return shown_of({"role": "assistant", "content": "", "note": note}, ZH).note
 
 
+@pytest.mark.usefixtures("gradio")
 @pytest.mark.parametrize("read_note", [note_in_gradio, note_in_streamlit])
 def test_a_kept_note_is_read_in_the_language_of_the_page(read_note):
     note = f"{EN.say('shortened', number=4)} {EN['cut']}"
