@@ -4,6 +4,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,6 +43,45 @@ def gradio() -> Any:
 
     import_gradio()
     return sys.modules["gradio"]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """What stands in for the models of pages: `ada` and `base`."""
+    from stand_in import stand_in
+
+    with stand_in() as standing:
+        yield standing
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project for pages; this one may have models, whose eyes each page would open."""
+    from workshop import make_stage
+
+    return make_stage(tmp_path_factory.mktemp("stage"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where the pages keep their conversations."""
+    return {face: tmp_path_factory.mktemp(face) for face in ("gradio", "streamlit")}
+
+
+@pytest.fixture(scope="session")
+def gradio_url(server: Any, stage: Path, folders: dict[str, Path]) -> Iterator[str]:
+    from serving import page_of
+
+    with page_of("gradio", server, folders["gradio"], stage) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def streamlit_url(server: Any, stage: Path, folders: dict[str, Path]) -> Iterator[str]:
+    from serving import page_of
+
+    with page_of("streamlit", server, folders["streamlit"], stage) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,11 @@ import visiting
 from PIL import Image
 from serving import serving
 from stand_in import ANSWER, StandIn
-from test_pages import EN, WHOLE, folders, gradio_url, server
-from visiting import DESK, PHONE, Visit, wait_until
+from test_pages import EN, WHOLE
+from visiting import AT_REST, DESK, PHONE, Visit, wait_until
 
 from assistant.web import Engine
 from assistant.web.texts import load_texts
-
-__all__ = ["folders", "gradio_url", "server"]  # fixtures
 
 ZH = load_texts()["zh"]
 TABS = ("chat", "picture", "compare", "scorecard", "make")
@@ -283,7 +281,7 @@ def test_every_tab_is_accessible_on_desk_and_phone_light_and_dark(chromium, grad
     page = visitor.page
     visitor.ask("Who are you?")
     visitor.sees(WHOLE)
-    page.add_style_tag(content="* { transition: none !important; animation: none !important }")
+    page.add_style_tag(content=AT_REST)
     for accordion in ("this_chat", "settings"):
         page.get_by_role("button", name=texts[accordion]).first.click()
     found, seen = [], ()
