@@ -60,7 +60,7 @@ def side(visitor: Visit, key: str, texts=EN) -> None:
 def choose(visitor: Visit, label: str, option: str) -> None:
     visitor.page.get_by_label(label, exact=True).last.click()
     visitor.page.get_by_role("option", name=option, exact=True).click()
-    visitor.rests()
+    visitor.page.wait_for_timeout(600)
 
 
 # ---- in a browser
