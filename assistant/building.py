@@ -167,12 +167,21 @@ def _translate_index(index: Path, folder: Path) -> None:
 
 def _refuse_remote_code(folder: Path, config: dict[str, Any]) -> None:
     """Raises ValueError for an architecture that transformers lacks; drops pointers to code for others."""
-    from transformers import CONFIG_MAPPING
-
     kind = config.get("model_type")
-    if kind not in CONFIG_MAPPING:
+    if not _is_known(kind):
         remote = "needs remote code, which is never run here" if "auto_map" in config else "is unknown"
         raise ValueError(f"model type {kind!r} {remote}; choose a model that transformers knows")
     for path in (folder / "config.json", folder / "tokenizer_config.json"):
         if path.is_file() and "auto_map" in (content := read_json(path)):
             write_json(path, {key: value for key, value in content.items() if key != "auto_map"})
+
+
+def _is_known(kind: str | None) -> bool:
+    """Whether transformers has this architecture. Nearly all are in a table that is read without torch."""
+    from transformers.models.auto.auto_mappings import CONFIG_MAPPING_NAMES
+
+    if kind in CONFIG_MAPPING_NAMES:
+        return True
+    from transformers import CONFIG_MAPPING
+
+    return kind in CONFIG_MAPPING

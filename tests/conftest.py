@@ -1,7 +1,10 @@
+import gc
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,13 @@ os.environ.setdefault("ASSISTANT_DATA", tempfile.mkdtemp(prefix="assistant-data-
 # Some test processes and what they start share the cores: threads that spin while they wait for a core that
 # another process has made a tiny model take minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A quarter of the time of importing every test file went into looking for garbage among what is imported.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,6 +34,54 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=1))
+
+
+@pytest.fixture(scope="session")
+def gradio() -> Any:
+    """Gradio, in the page's own quick way; who asks for no page of it does without."""
+    from assistant.web.gradio_import import import_gradio
+
+    import_gradio()
+    return sys.modules["gradio"]
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """What stands in for the models of pages: `ada` and `base`."""
+    from stand_in import stand_in
+
+    with stand_in() as standing:
+        yield standing
+
+
+@pytest.fixture(scope="session")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project for pages; this one may have models, whose eyes each page would open."""
+    from workshop import make_stage
+
+    return make_stage(tmp_path_factory.mktemp("stage"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Where the pages keep their conversations."""
+    return {face: tmp_path_factory.mktemp(face) for face in ("gradio", "streamlit")}
+
+
+@pytest.fixture(scope="session")
+def gradio_url(server: Any, stage: Path, folders: dict[str, Path]) -> Iterator[str]:
+    from serving import page_of
+
+    with page_of("gradio", server, folders["gradio"], stage) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def streamlit_url(server: Any, stage: Path, folders: dict[str, Path]) -> Iterator[str]:
+    from serving import page_of
+
+    with page_of("streamlit", server, folders["streamlit"], stage) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

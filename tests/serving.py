@@ -8,13 +8,14 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
 import openai
 import uvicorn
+from stand_in import StandIn
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
@@ -38,12 +39,18 @@ def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         server.server_close()
 
 
-@contextmanager
-def serving(face: Face, folder: Path, root: Path = REPOSITORY, **environment: str) -> Iterator[str]:
-    """The address of the page, once /health answers; `root` is the project that it runs."""
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(
+    face: Face, folder: Path, root: Path = REPOSITORY, wanted_port: int = 0, **environment: str
+) -> Iterator[str]:
+    """The address of the page, once /health answers; `root` is the project that it runs."""
+    port = str(wanted_port or free_port())
     command = [sys.executable, "app.py"]
     if face == "streamlit":
         command = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", port]
@@ -65,6 +72,12 @@ def serving(face: Face, folder: Path, root: Path = REPOSITORY, **environment: st
     finally:
         process.terminate()
         process.wait(10)
+
+
+def page_of(face: Face, server: StandIn, folder: Path, root: Path) -> AbstractContextManager[str]:
+    """The page with both models of the stand-in."""
+    both = {"ASSISTANT_MODEL": server.url + "#ada", "ASSISTANT_ENDPOINTS": server.url + "#base"}
+    return serving(face, folder, root, **both)
 
 
 def wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -1,19 +1,17 @@
 import json
-import os
 import re
 import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from stand_in import ANSWER, StandIn, stand_in
+from serving import free_port, serving
+from stand_in import ANSWER, StandIn
 from visiting import DESK, Visit, wait_until
 
 from assistant.backends import Notice, Sampling
@@ -29,80 +27,6 @@ from assistant.web.texts import in_language, load_texts, pick_language
 APP = REPOSITORY / "app.py"
 WHOLE = "".join(ANSWER)
 EN, ZH = load_texts()["en"], load_texts()["zh"]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[StandIn]:
-    with stand_in() as standing:
-        yield standing
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running(command: list[str], url: str, log, **environment: str) -> Iterator[str]:
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command, cwd=REPOSITORY, stdout=out, stderr=out, env=os.environ | environment
-        )
-    try:
-        for _ in range(1200):
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def gradio_page(server: StandIn, folder: Path, port: int):
-    """The Gradio page on `port`; two models, chats in `folder`."""
-    return running(
-        [sys.executable, "app.py"],
-        f"http://127.0.0.1:{port}",
-        folder / "log",
-        ASSISTANT_MODEL=server.url + "#ada",
-        ASSISTANT_ENDPOINTS=server.url + "#base",
-        ASSISTANT_DATA=str(folder / "data"),
-        GRADIO_SERVER_PORT=str(port),
-        GRADIO_TEMP_DIR=str(folder / "files"),
-    )
-
-
-@pytest.fixture(scope="module")
-def gradio_url(server: StandIn, folders: Path) -> Iterator[str]:
-    with gradio_page(server, folders / "gradio", free_port()) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def streamlit_url(server: StandIn, folders: Path) -> Iterator[str]:
-    port, folder = free_port(), folders / "streamlit"
-    with running(
-        [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)],
-        f"http://127.0.0.1:{port}",
-        folder / "log",
-        ASSISTANT_MODEL=server.url + "#ada",
-        ASSISTANT_ENDPOINTS=server.url + "#base",
-        ASSISTANT_DATA=str(folder / "data"),
-    ) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> Path:
-    made = tmp_path_factory.mktemp("pages")
-    for kind in ("gradio", "streamlit", "restarted"):
-        (made / kind).mkdir()
-    return made
 
 
 # ---- without a browser
@@ -245,6 +169,7 @@ def note_in_streamlit(note: str) -> str:
     return shown_of({"role": "assistant", "content": "", "note": note}, ZH).note
 
 
+@pytest.mark.usefixtures("gradio")
 @pytest.mark.parametrize("read_note", [note_in_gradio, note_in_streamlit])
 def test_a_kept_note_is_read_in_the_language_of_the_page(read_note):
     note = f"{EN.say('shortened', number=4)} {EN['cut']}"
@@ -705,20 +630,20 @@ def test_chats_survive_a_reload_and_no_other_browser_sees_them(visit, server: St
 
 
 @pytest.mark.browser
-def test_a_restart_of_the_server_keeps_every_chat(chromium, server: StandIn, folders: Path):
+def test_a_restart_of_the_server_keeps_every_chat(chromium, server: StandIn, stage: Path, tmp_path):
     port = free_port()
-    with gradio_page(server, folders / "restarted", port) as url:
+    with serving("gradio", tmp_path, stage, port, ASSISTANT_MODEL=server.url + "#ada") as url:
         visitor = Visit(chromium, url, "gradio")
         visitor.ask("Who are you?")
         visitor.reads_answer()
-    with gradio_page(server, folders / "restarted", port) as url:
+    with serving("gradio", tmp_path, stage, port, ASSISTANT_MODEL=server.url + "#ada") as url:
         visitor.page.goto(url)
         visitor.sees(WHOLE)
         visitor.leave()
 
 
 @pytest.mark.browser
-def test_a_verdict_with_its_comment_is_kept_on_this_machine(visit, folders: Path):
+def test_a_verdict_with_its_comment_is_kept_on_this_machine(visit, folders: dict[str, Path]):
     visitor = visit()
     visitor.ask("Rate this")
     visitor.reads_answer()
@@ -729,7 +654,7 @@ def test_a_verdict_with_its_comment_is_kept_on_this_machine(visit, folders: Path
     comment = visitor.page.get_by_role("textbox", name=EN["comment"])
     comment.fill("too short")
     comment.press("Enter")
-    with closing(sqlite3.connect(folders / visitor.kind / "data" / "chats.sqlite")) as chats:
+    with closing(sqlite3.connect(folders[visitor.kind] / "chats.sqlite")) as chats:
         wait_until(lambda: "too short" in str(chats.execute("SELECT turns FROM chat").fetchall()))
     visitor.finish()
 
@@ -799,7 +724,7 @@ def test_two_models_answer_side_by_side_and_are_judged_blind(visit, server: Stan
     assert not vote.is_enabled()
     visitor.page.get_by_label(EN["compare_right"], exact=True).last.click()
     visitor.page.get_by_role("option", name="ada · endpoint", exact=True).click()
-    visitor.page.wait_for_timeout(700)  # Streamlit draws the page once more
+    visitor.rests()
     asked = len(server.requests)
     ask_both(visitor, "And one alone?")
     visitor.sees(EN["compare_same"])

@@ -8,14 +8,11 @@ import visiting
 from PIL import Image
 from serving import serving
 from stand_in import ANSWER, StandIn
-from test_pages import EN, WHOLE, folders, gradio_url, server
-from visiting import DESK, PHONE, Visit, wait_until
+from test_pages import EN, WHOLE
+from visiting import AT_REST, DESK, PHONE, Visit, wait_until
 
 from assistant.web import Engine
-from assistant.web.gradio_messages import BESIDE, drawn
 from assistant.web.texts import load_texts
-
-__all__ = ["folders", "gradio_url", "server"]  # fixtures
 
 ZH = load_texts()["zh"]
 TABS = ("chat", "picture", "compare", "scorecard", "make")
@@ -36,7 +33,7 @@ def english() -> list[str]:
 
 
 def english_in(visitor: Visit) -> list[str]:
-    lines = visitor.page.evaluate(READ).replace(BESIDE, "").split("\n")
+    lines = visitor.page.evaluate(READ).replace("\u2063", "").split("\n")  # beside an answer
     return [line for line in lines if any(re.fullmatch(pattern, line) for pattern in english())]
 
 
@@ -146,6 +143,7 @@ def test_a_page_that_the_browser_translates_or_that_may_keep_nothing_is_not_load
     visitor.leave()
 
 
+@pytest.mark.usefixtures("gradio")
 def test_what_is_drawn_when_the_page_comes_is_drawn_again_when_its_language_is_known():
     """A second change while the first is drawn must not be dropped."""
     from assistant.web.gradio_page import build_page
@@ -155,10 +153,21 @@ def test_what_is_drawn_when_the_page_comes_is_drawn_again_when_its_language_is_k
     assert len(of_both) > 5 and {event["trigger_mode"] for event in of_both} == {"always_last"}
 
 
+@pytest.mark.usefixtures("gradio")
+def test_a_page_that_nobody_asks_rests():
+    """Gradio's own pause is 1 ms."""
+    from assistant.web.gradio_page import build_page
+
+    assert 0.01 <= build_page(Engine("http://127.0.0.1:9/v1#ada"))._queue.sleep_when_free <= 0.05
+
+
 # ---- copying
 
 
+@pytest.mark.usefixtures("gradio")
 def test_what_stands_beside_an_answer_is_marked():
+    from assistant.web.gradio_messages import BESIDE, drawn
+
     turn = {"role": "assistant", "content": "hi", "note": EN["stopped"], "figures": {"tokens": 3}}
     said, note, figures = (message.content for message in drawn([turn], ZH))
     assert said == "hi" and note == f"{BESIDE}{ZH['stopped']}{BESIDE}"
@@ -272,7 +281,7 @@ def test_every_tab_is_accessible_on_desk_and_phone_light_and_dark(chromium, grad
     page = visitor.page
     visitor.ask("Who are you?")
     visitor.sees(WHOLE)
-    page.add_style_tag(content="* { transition: none !important; animation: none !important }")
+    page.add_style_tag(content=AT_REST)
     for accordion in ("this_chat", "settings"):
         page.get_by_role("button", name=texts[accordion]).first.click()
     found, seen = [], ()

@@ -220,6 +220,7 @@ def page(request, tower, tmp_path_factory, chromium) -> Iterator[tuple[Face, Any
 def test_a_picture_is_shown_asked_about_twice_and_a_bad_one_refused(page, tmp_path):
     face, opened, _ = page
     looks = Gradio(opened) if face == "gradio" else Streamlit(opened)
+    looks.ask_for_short_answers()
     looks.open()
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"<svg xmlns='http://www.w3.org/2000/svg'/>")
@@ -231,6 +232,7 @@ def test_a_picture_is_shown_asked_about_twice_and_a_bad_one_refused(page, tmp_pa
     looks.ask("And its colour?")
     looks.wait_for_answers(2)
     assert looks.pictures() == 1
+    looks.wait_for("16 tokens ")
     looks.wait_for(EN["picture_seen"])
 
 
@@ -243,8 +245,15 @@ def test_a_model_is_opened_behind_a_page_that_is_there(page):
 
 
 class Gradio:
+    sidebar = ".sidebar-content"
+
     def __init__(self, page: Any) -> None:
         self.page = page
+
+    def ask_for_short_answers(self) -> None:
+        self.page.locator(self.sidebar).get_by_text(EN["settings"], exact=True).click()
+        self.page.get_by_role("slider", name=EN["max_new_tokens"]).press("Home")
+        self.page.wait_for_timeout(500)
 
     def open(self) -> None:
         self.page.get_by_role("tab", name=EN["picture"]).click()
@@ -274,6 +283,8 @@ class Gradio:
 
 
 class Streamlit(Gradio):
+    sidebar = "[data-testid=stSidebar]"
+
     def open(self) -> None:
         self.wait_for("tiny can see.")
 

@@ -11,11 +11,9 @@ import tiny_gguf
 from PIL import Image
 from serving import Face, serving
 from stand_in import StandIn
-from test_pages import EN, WHOLE, ZH, server
+from test_pages import EN, WHOLE, ZH
 from visiting import DESK, Visit, wait_until
 from workshop import make_narrow_stage, make_stage
-
-__all__ = ["server"]  # a fixture of both pages
 
 LARGE = 6_000_000  # bytes; 5 MB may come
 BROKEN = "\n\ndef summary(*given):\n    raise KeyError('a secret of the server')\n"

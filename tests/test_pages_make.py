@@ -8,16 +8,13 @@ from urllib.parse import urljoin
 import pytest
 from serving import Face, serving
 from stand_in import StandIn
-from test_pages import server
-from visiting import DESK, PHONE, Visit, english_in
+from visiting import AT_REST, DESK, PHONE, Visit, english_in
 from workshop import make_stage, wait_until
 
 from assistant.folders import write_json
 from assistant.settings import save_settings
 from assistant.web.making import is_running, read_job, stop
 from assistant.web.texts import load_texts
-
-__all__ = ["server"]  # a fixture of both pages
 
 EN, ZH = load_texts()["en"], load_texts()["zh"]
 
@@ -48,8 +45,9 @@ class Maker(Visit):
     def violations(self) -> list[str]:
         """At a moment when nothing fades; without those in the curves' markup, which is the library's."""
         found: list[str] = []
+        self.page.add_style_tag(content=AT_REST)
         for _ in range(8):
-            self.page.wait_for_timeout(700)
+            self.page.wait_for_timeout(300)
             found = [said for said in super().violations() if "role-mark" not in said]
             if not found:
                 break
@@ -98,6 +96,7 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     chinese.finish()
     other.press(EN["stop"])
     visitor.sees(EN.say("make_is_stopped", name="Bob"))
+    other.finish()
     wait_until(lambda: not is_running(root), root / "out" / "bob" / "making.log")
     visitor.press(EN["make_go_on"])
     visitor.sees(EN.say("make_is_done", name="Bob"))
@@ -116,7 +115,6 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     visitor.page.get_by_role("button", name=EN["vote_a"]).wait_for()
     right = visitor.page.get_by_label(EN["compare_right"], exact=True).last
     wait_until(lambda: "Bob" in right.input_value(), root / "out" / "bob" / "making.log")
-    other.finish()
     visitor.finish()
 
 

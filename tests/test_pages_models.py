@@ -80,7 +80,7 @@ def choose(visitor: Visit, label: str) -> None:
         open_settings(visitor)
     box.click()
     visitor.page.get_by_role("option", name=label, exact=True).click()
-    visitor.page.wait_for_timeout(500)  # Streamlit draws the page once more
+    visitor.rests()
 
 
 def dial(visitor: Visit):
@@ -91,11 +91,11 @@ def answers(visitor: Visit, text: str) -> None:
     """In a new conversation."""
     visitor.press(EN["new_chat"])
     visitor.page.get_by_text("I am ").first.wait_for(state="detached")
-    visitor.page.wait_for_timeout(600)  # Streamlit draws the page once more
+    visitor.rests()
     visitor.ask(QUESTION)
     visitor.page.get_by_text(text).last.wait_for()
     visitor.page.get_by_text(EN.say("figure_first", number="")[:10]).last.wait_for()
-    visitor.page.wait_for_timeout(600)
+    visitor.rests()
 
 
 @pytest.mark.browser
@@ -108,7 +108,7 @@ def test_who_answers_and_how_strongly_is_chosen_for_one_browser_alone(visit):
     answers(visitor, "I am Bob.")
     choose(visitor, "Ada · adapter")
     dial(visitor).press("Home")
-    visitor.page.wait_for_timeout(500)
+    visitor.rests()
     answers(visitor, "I am small.")
     answers(other, "I am Ada.")
     choose(visitor, "Bob · assistant")

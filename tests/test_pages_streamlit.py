@@ -8,15 +8,14 @@ from typing import Any
 import pytest
 import tiny_gguf
 from PIL import Image
-from serving import serving
+from serving import page_of, serving
 from stand_in import StandIn
-from test_pages import EN, WHOLE, server
-from visiting import DESK, PHONE, READ, Visit, english_in, wait_until
+from test_pages import EN, WHOLE
+from visiting import AT_REST, DESK, PHONE, READ, Visit, english_in, wait_until
 from workshop import make_narrow_stage, make_stage
 
 from assistant.web.texts import load_texts
 
-__all__ = ["server"]  # a fixture of both pages
 ZH = load_texts()["zh"]
 SIDEBAR = "[data-testid=stSidebar]"
 SAID = "Code:\n```python\nprint('hi')\n```\n$$x^2$$ and \\[y^2\\] and \\(z\\)"
@@ -41,14 +40,9 @@ def stage(tmp_path_factory) -> Path:
     return root
 
 
-def page_of(server: StandIn, stage: Path, folder: Path, **more: str):
-    both = {"ASSISTANT_MODEL": server.url + "#ada", "ASSISTANT_ENDPOINTS": server.url + "#base"}
-    return serving("streamlit", folder, stage, **both | more)
-
-
 @pytest.fixture(scope="module")
 def url(server: StandIn, stage: Path, tmp_path_factory) -> Iterator[str]:
-    with page_of(server, stage, tmp_path_factory.mktemp("page")) as url:
+    with page_of("streamlit", server, tmp_path_factory.mktemp("page"), stage) as url:
         yield url
 
 
@@ -79,7 +73,7 @@ KNOWN = f"{WHOLE} {EN['language']} ada base Eva json image png"
 @pytest.mark.parametrize("texts", [EN, ZH], ids=["en", "zh"])
 def test_every_page_is_accessible_on_phone_and_desk_by_day_and_night(visit, texts):
     visitor = visit(locale="en-US" if texts is EN else "zh-CN")
-    visitor.page.add_style_tag(content="* { transition: none !important; animation: none !important }")
+    visitor.page.add_style_tag(content=AT_REST)
     for tab in ("chat", "picture", "compare", "scorecard", "make"):
         visitor.page.set_viewport_size(DESK)
         if tab == "chat":
@@ -231,7 +225,7 @@ def test_the_other_language_changes_every_word_and_no_choice(visit, server: Stan
 def test_chats_are_imported_drawn_renamed_exported_deleted_and_outlast_the_server(
     chromium, server: StandIn, stage: Path, tmp_path
 ):
-    with page_of(server, stage, tmp_path) as url:
+    with page_of("streamlit", server, tmp_path, stage) as url:
         visitor = Visit(chromium, url, "streamlit", viewport=DESK)
         side(visitor, "this_chat")
         upload = visitor.page.locator(f"{SIDEBAR} input[type=file]")
@@ -249,8 +243,7 @@ def test_chats_are_imported_drawn_renamed_exported_deleted_and_outlast_the_serve
             markdown.startswith("# My title")
             and json.loads(kept)["chats"][0]["messages"][1]["content"] == SAID
         )
-        port = url.rpartition(":")[2]
-    with page_of(server, stage, tmp_path, STREAMLIT_SERVER_PORT=port) as url:
+    with page_of("streamlit", server, tmp_path, stage) as url:
         visitor.page.goto(url)
         visitor.page.get_by_role("button", name="My title").click()
         visitor.page.get_by_text("print").wait_for()

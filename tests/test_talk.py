@@ -2,13 +2,11 @@
 
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 from test_engine import WORDS, Quick, opened
 
 from assistant.conversations import assistant, system, user
 from assistant.web.asking import Refused
-from assistant.web.gradio_chat import chat_api
 from assistant.web.line import Line
 from assistant.web.talk import MOST_CHARACTERS, read_sampling, read_talk
 
@@ -59,7 +57,9 @@ def test_a_number_that_is_none_is_refused(wrong):
     assert read_sampling(float("nan"), 2, 1e12).max_new_tokens == 2048
 
 
-def test_programs_have_the_same_limit_as_everyone(monkeypatch):
+def test_programs_have_the_same_limit_as_everyone(gradio, monkeypatch):
+    from assistant.web.gradio_chat import chat_api
+
     with opened(monkeypatch, Quick(), Line(per_minute=2)) as engine:
         chat = chat_api(SimpleNamespace(engines=SimpleNamespace(own=engine)))
 
@@ -68,7 +68,7 @@ def test_programs_have_the_same_limit_as_everyone(monkeypatch):
             return list(chat("hello", request=request, **more))[-1]
 
         assert ask("192.0.2.1") == ask("192.0.2.1") == ask("192.0.2.2") == "".join(WORDS)
-        with pytest.raises(gr.Error, match="minute"):
+        with pytest.raises(gradio.Error, match="minute"):
             ask("192.0.2.1")
-        with pytest.raises(gr.Error, match="history must be a list"):
+        with pytest.raises(gradio.Error, match="history must be a list"):
             ask("192.0.2.3", history=3)

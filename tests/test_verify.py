@@ -3,15 +3,14 @@
 import base64
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
-import gradio as gr
 import httpx
 import pytest
-from gradio_client.utils import QueueError, TooManyRequestsError
 from serving import listening
 from stand_in import Handler, stand_in
 
@@ -42,16 +41,20 @@ class Page:
     def __init__(self) -> None:
         self.headers: list[dict[str, str]] = []
 
-    def chat(self, message: str, history: list[dict[str, str]], request: gr.Request) -> Iterator[str]:
-        self.headers.append(dict(request.headers))
+    def chat(self, message: str, history: list[dict[str, str]], headers: Mapping[str, str]) -> Iterator[str]:
+        self.headers.append(dict(headers))
         said = "We have met." if history else self.answer(message)
         yield from (said[:end] for end in (len(said) // 2, len(said)))
 
 
 @contextmanager
-def launched(auth: tuple[str, str] | None = None) -> Iterator[Page]:
+def launched(gradio: Any, auth: tuple[str, str] | None = None) -> Iterator[Page]:
     page = Page()
-    made = gr.ChatInterface(page.chat, api_name="chat")
+
+    def chat(message: str, history: list[dict[str, str]], request: gradio.Request) -> Iterator[str]:
+        yield from page.chat(message, history, request.headers)
+
+    made = gradio.ChatInterface(chat, api_name="chat")
     _, page.address, _ = made.launch(
         prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False, auth=auth
     )
@@ -60,8 +63,8 @@ def launched(auth: tuple[str, str] | None = None) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def gradio_page() -> Iterator[Page]:
-    with launched() as page:
+def gradio_page(gradio: Any) -> Iterator[Page]:
+    with launched(gradio) as page:
         yield page
 
 
@@ -259,8 +262,8 @@ def test_a_closed_page_is_shown_what_opens_it_when_it_asks(
         assert Guarded.shown[-1] == wanted and value not in repr(addresses.keys_from({variable: value}))
 
 
-def test_a_gradio_page_with_a_login_is_entered_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with launched(auth=("ada", "pässword")) as page:
+def test_a_gradio_page_with_a_login_is_entered_with_it(gradio: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with launched(gradio, auth=("ada", "pässword")) as page:
         page.answer = ada
         with pytest.raises(RuntimeError, match=r"does not let us in \(401\); set ASSISTANT_LOGIN"):
             verify(page.address, None, "Ada", print)
@@ -297,15 +300,17 @@ def test_the_api_of_gradio_5_and_of_gradio_4_is_found(place: str) -> None:
         assert "/chat" in visitor.info()["named_endpoints"]
 
 
-@pytest.mark.parametrize("error", [QueueError("full"), TooManyRequestsError("slow down")])
+@pytest.mark.parametrize(("error", "said"), [("QueueError", "full"), ("TooManyRequestsError", "slow down")])
 def test_a_page_that_is_too_busy_is_one_sentence(
-    error: Exception, gradio_page: Page, monkeypatch: pytest.MonkeyPatch
+    error: str, said: str, gradio_page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: object, **rest: object) -> None:
-        raise error
+        from gradio_client import utils
+
+        raise getattr(utils, error)(said)
 
     monkeypatch.setattr("gradio_client.Client.submit", refuse)
-    with pytest.raises(RuntimeError, match=r"is too busy \((full|slow down)\); try again later"):
+    with pytest.raises(RuntimeError, match=rf"is too busy \({said}\); try again later"):
         verify(gradio_page.address, None, "Ada", print)
 
 

@@ -17,6 +17,7 @@ from assistant.web.texts import load_texts
 SLOW_MS = 60_000  # beside other work
 DECORATION = "[data-testid=stIconMaterial]"  # Streamlit's icons, hidden from screen readers
 DESK, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+AT_REST = "* { transition: none !important; animation: none !important }"
 CAMERA = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 KEPT = "local_storage,indexeddb,cache_storage,service_workers,file_systems,shared_storage,storage_buckets"
 # What a person reads or hears, one text a line; not code, nor tables and curves, which hold data.
@@ -80,7 +81,7 @@ class Visit:
     def __init__(self, desk: Desk, url: str, kind: str, **context: Any) -> None:
         self.kind, self._desk, self._is_marked = kind, desk, False
         self.complaints: list[str] = []
-        self.page = self._own = desk.lend(**({"locale": "en-US"} | context))
+        self.page = self._own = desk.lend(**({"locale": "en-US", "viewport": DESK} | context))
         self.page.set_default_timeout(SLOW_MS)
         self.page.on("pageerror", self._note_error)
         self.page.on("request", self._note_request)
@@ -153,7 +154,14 @@ class Visit:
         """The answer is whole: its figures are there and the page is at rest."""
         self.sees("tokens/s")
         self.stop_button.wait_for(state="hidden")
-        self.page.wait_for_timeout(600)  # Streamlit draws the page once more
+        self.rests()
+
+    def rests(self) -> None:
+        """What Streamlit draws once more, a moment later, is drawn."""
+        self.page.wait_for_timeout(200)
+        if self.kind == "streamlit":
+            self.page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for()
+            self.page.wait_for_timeout(100)
 
     def open_tab(self, name: str) -> None:
         role = "tab" if self.kind == "gradio" else "link"

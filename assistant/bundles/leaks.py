@@ -6,6 +6,7 @@ Of text above a megabyte (a tokenizer's, a data set's) detect-secrets reads what
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -91,20 +92,26 @@ def _in_pieces(scan: Scan) -> Scan:
 
 def _pieces(text: str) -> set[tuple[int, int, int]]:
     """(line, begin, end) of what is around each place that one of detect-secrets' patterns meets."""
-    from detect_secrets.plugins.base import RegexBasedDetector
-    from detect_secrets.plugins.keyword import DENYLIST
-
-    kinds = [kind for kind in _plugins() if issubclass(kind, RegexBasedDetector)]
-    patterns = [pattern for kind in kinds for pattern in kind().denylist]
     ends = [match.start() for match in re.finditer("\n", text)] + [len(text)]
     pieces = set()
-    for pattern in [re.compile("|".join(DENYLIST), re.IGNORECASE), *patterns]:
+    for pattern in _patterns():
         for match in pattern.finditer(text):
             for line in range(bisect_left(ends, match.start()), bisect_left(ends, match.end()) + 1):
                 begin, end = (ends[line - 1] + 1 if line else 0), ends[line]
                 around = max(begin, match.start() - AROUND), min(end, match.end() + AROUND)
                 pieces.add((line + 1, *around))
     return pieces
+
+
+@cache
+def _patterns() -> list[re.Pattern[str]]:
+    """Where none of them meets, no plugin finds anything."""
+    from detect_secrets.plugins.base import RegexBasedDetector
+    from detect_secrets.plugins.keyword import DENYLIST
+
+    kinds = [kind for kind in _plugins() if issubclass(kind, RegexBasedDetector)]
+    own = [pattern for kind in kinds for pattern in kind().denylist]
+    return [re.compile("|".join(DENYLIST), re.IGNORECASE), *own]
 
 
 def _plugins() -> list[Any]:
@@ -126,6 +133,9 @@ def _scanner() -> Scan:
     plugins = [{"name": name} for name in sorted({kind.__name__ for kind in _plugins()})]
 
     def scan(path: Path) -> Iterator[tuple[int, str]]:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if not any(pattern.search(text) for pattern in _patterns()):
+            return  # detect-secrets takes as long for it as for a file full of them
         with transient_settings({"plugins_used": plugins}):
             get_settings().disable_filters(OBEYED)
             found = SecretsCollection()
