@@ -486,6 +486,26 @@ print(len(page.chat_input), [*page.exception], "pandas" in sys.modules)
 """
 
 
+def test_streamlit_draws_first_what_its_person_came_for_and_the_model_waits_for_that(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASSISTANT_DATA", str(tmp_path))
+    monkeypatch.setenv("ASSISTANT_MODEL", str(tmp_path))
+    assert printed(DRAW_TWICE) == "['chat', 'sidebar', 'loading False', 'sidebar', 'chat']"
+
+
+DRAW_TWICE = """
+from streamlit.testing.v1 import AppTest
+from assistant.web import streamlit_page
+drawn = []
+streamlit_page.the_engine().begin = lambda: drawn.append("begun")
+say, streamlit_page.sidebar = streamlit_page.model_state, lambda texts: (drawn.append("sidebar"), say(texts))
+streamlit_page.chat_tab = lambda: drawn.append("chat")
+page = AppTest.from_file("app.py", default_timeout=60).run()
+drawn.append(f"{streamlit_page.the_engine().status} {bool(page.exception)}")
+page.run()
+print(drawn)
+"""
+
+
 def test_neither_page_imports_the_other_or_torch():
     script = (
         "import sys\n{}\n"
