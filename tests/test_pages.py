@@ -296,6 +296,30 @@ def test_an_endpoint_that_fails_is_said_in_chinese(server: StandIn, address: str
     assert re.search("连不上|没有模型", said) and not re.search("[a-z] [a-z]", said), said
 
 
+def broken(kind: str, folder: Path) -> Path:
+    """What somebody may name as a model, and what is none."""
+    path = folder / {"gguf": "a.gguf", "pointer": "a.gguf", "gone": "b.gguf"}.get(kind, "ada")
+    if kind == "gguf":
+        path.write_bytes(b"PK..")
+    elif kind == "pointer":
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    elif kind == "empty":
+        path.mkdir()
+    elif kind == "adapter":
+        path.mkdir()
+        (path / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/base"}')
+    return path
+
+
+@pytest.mark.parametrize("kind", ["gguf", "pointer", "gone", "empty", "adapter", "nothing"])
+def test_a_model_that_cannot_be_opened_is_said_in_chinese(kind: str, tmp_path):
+    engine = Engine(str(broken(kind, tmp_path)))
+    wait_until(lambda: engine.error)
+    said = in_language(engine.error, ZH)
+    commands = re.sub(r"python scripts/[\w.]+( [\w.-]+)*|`[^`]*`", "", said)
+    assert said != engine.error and not re.search("[a-z]{2,} [a-z]{2,}", commands), said
+
+
 def test_every_error_has_its_slots_in_every_language():
     slots = [[sorted(re.findall(r"{\w+}", said)) for said in texts["errors"]] for texts in (EN, ZH)]
     assert slots[0] == slots[1] and len(slots[0]) > 30
