@@ -54,6 +54,7 @@ OPTIONS: dict[str, Any] = {
     "theme.dark.textColor": "#ffffff",
 }
 
+FIRST_LOOK_S = 0.8  # for the browser to draw the page; what is sent with it is drawn with it
 
 state = st.session_state
 
@@ -102,6 +103,7 @@ def render() -> None:
     if is_first := "has_come" not in state:
         state["has_come"] = True
         page.run()
+        time.sleep(FIRST_LOOK_S)
     with st.sidebar:
         sidebar(texts)
     if not is_first:
