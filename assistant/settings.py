@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tomli_w
-import tyro
 
 Settings = TypeVar("Settings")
 
@@ -35,6 +34,8 @@ def run_command(main: Callable[[Settings], None], settings_class: type[Settings]
 
     Exit codes: 0, 1 (a threshold missed), 2 (bad input or a machine that lacks something), 130 (Ctrl-C).
     """
+    import tyro  # a page takes no flags, and is there sooner without it
+
     settings = tyro.cli(settings_class, description=sys.modules[main.__module__].__doc__)
     print_settings(settings)
     try:

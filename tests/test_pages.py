@@ -221,6 +221,30 @@ def test_an_endpoint_that_fails_is_said_in_chinese(server: StandIn, address: str
     assert re.search("连不上|没有模型", said) and not re.search("[a-z] [a-z]", said), said
 
 
+def broken(kind: str, folder: Path) -> Path:
+    """What somebody may name as a model, and what is none."""
+    path = folder / {"gguf": "a.gguf", "pointer": "a.gguf", "gone": "b.gguf"}.get(kind, "ada")
+    if kind == "gguf":
+        path.write_bytes(b"PK..")
+    elif kind == "pointer":
+        path.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    elif kind == "empty":
+        path.mkdir()
+    elif kind == "adapter":
+        path.mkdir()
+        (path / "adapter_config.json").write_text('{"base_model_name_or_path": "/nowhere/base"}')
+    return path
+
+
+@pytest.mark.parametrize("kind", ["gguf", "pointer", "gone", "empty", "adapter", "nothing"])
+def test_a_model_that_cannot_be_opened_is_said_in_chinese(kind: str, tmp_path):
+    engine = Engine(str(broken(kind, tmp_path)))
+    wait_until(lambda: engine.error)
+    said = in_language(engine.error, ZH)
+    commands = re.sub(r"python scripts/[\w.]+( [\w.-]+)*|`[^`]*`", "", said)
+    assert said != engine.error and not re.search("[a-z]{2,} [a-z]{2,}", commands), said
+
+
 def test_every_error_has_its_slots_in_every_language():
     slots = [[sorted(re.findall(r"{\w+}", said)) for said in texts["errors"]] for texts in (EN, ZH)]
     assert slots[0] == slots[1] and len(slots[0]) > 30
@@ -408,6 +432,26 @@ import sys
 from streamlit.testing.v1 import AppTest
 page = AppTest.from_file("app.py", default_timeout=60).run()
 print(len(page.chat_input), [*page.exception], "pandas" in sys.modules)
+"""
+
+
+def test_streamlit_draws_first_what_its_person_came_for_and_the_model_waits_for_that(tmp_path, monkeypatch):
+    monkeypatch.setenv("ASSISTANT_DATA", str(tmp_path))
+    monkeypatch.setenv("ASSISTANT_MODEL", str(tmp_path))
+    assert printed(DRAW_TWICE) == "['chat', 'sidebar', 'loading False', 'sidebar', 'chat']"
+
+
+DRAW_TWICE = """
+from streamlit.testing.v1 import AppTest
+from assistant.web import streamlit_page
+drawn = []
+streamlit_page.the_engine().begin = lambda: drawn.append("begun")
+say, streamlit_page.sidebar = streamlit_page.model_state, lambda texts: (drawn.append("sidebar"), say(texts))
+streamlit_page.chat_tab = lambda: drawn.append("chat")
+page = AppTest.from_file("app.py", default_timeout=60).run()
+drawn.append(f"{streamlit_page.the_engine().status} {bool(page.exception)}")
+page.run()
+print(drawn)
 """
 
 

@@ -300,3 +300,16 @@ def test_every_tab_is_accessible_on_desk_and_phone_light_and_dark(chromium, grad
             seen = (".sidebar",)
     assert not found, "\n".join(found)
     visitor.finish()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_where_a_question_goes_is_one_line_in_sight(chromium, gradio_url: str, size: dict[str, int]):
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=size, locale="zh-CN")
+    for tab, name in (("chat", "#box"), ("compare", "#compare-box")):
+        visitor.open_tab(ZH[tab])
+        box = visitor.page.locator(f"{name} textarea")
+        box.wait_for()
+        place = box.bounding_box()
+        assert place["height"] < 40 and place["y"] + place["height"] < size["height"], name
+    visitor.finish()

@@ -150,6 +150,16 @@ def test_who_can_look_is_found_and_the_page_says_what_is_missing(house, monkeypa
     assert not find_seeing(own, house) and why_none(house) == "eyes_no_torch"
 
 
+def test_two_of_one_name_are_told_apart_also_where_out_is_a_link(house):
+    (house / "out").rename(house / "disk")
+    (house / "out").symlink_to(house / "disk")
+    (house / "out" / "bob").symlink_to(house / "disk" / "ada")
+    found = find_seeing(str(house / "out/ada/model"), house)
+    labels = {"eyes:out/ada/model": "Ada (out/ada)", "eyes:out/bob/model": "Ada (out/bob)"}
+    assert looking.labels_of(found) == labels
+    assert looking.labels_of(found[:1]) == {"eyes:out/ada/model": "Ada"}
+
+
 def test_the_pictures_of_a_question_without_an_answer_go_with_the_next():
     turns: list[Look] = [
         {"role": "user", "content": "a", "images": ["1"]},

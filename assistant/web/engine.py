@@ -32,7 +32,7 @@ from assistant.web.line import Line
 
 # A page comes first: who imports torch and opens a model beside it makes its visitors wait for both.
 HEAD_START_S = 15.0
-FIRST_VISIT_S = 3.0  # from a server that answers to the page of whoever waited for it
+FIRST_VISIT_S = 4.0  # from a server that answers to the page of whoever waited for it
 
 # What stands before the last name of a path: "/home/ada/" of "/home/ada/models", but nothing of an address.
 FOLDERS = r"(?<![\w/:…])(?:~|\.\.?)?/(?:[^\s/:;,'\"()]+/)+"

@@ -85,21 +85,18 @@ def build_stage(parts: Parts) -> Stage:
         one = gr.Dropdown([], label=say("compare_left"), **fixed)
         other = gr.Dropdown([], label=say("compare_right"), **fixed)
     blind = gr.Checkbox(True, label=say("blind"), container=False)
+    box = text_box(parts, "compare_question", "send", elem_id="compare-box", max_length=20000)
     with gr.Row():
         sides = [build_side(say("side_a")), build_side(say("side_b"))]
     with gr.Row(elem_id="votes"):
         votes = {key: gr.Button(say(key), size="sm", min_width=80, interactive=False) for key in VOTES}
     said = gr.Markdown(elem_classes="hint", elem_id="compare-said")
-    return Stage(turns, one, other, blind, sides, votes, said, build_box(parts), gr.State(None))
+    return Stage(turns, one, other, blind, sides, votes, said, box, gr.State(None))
 
 
 def build_side(label: Any) -> gr.Chatbot:
-    height = "calc(100dvh - 400px)"
+    height = "calc(100dvh - 510px)"
     return answers_box(label=label, height=height, min_height=200, min_width=260, elem_classes="side")
-
-
-def build_box(parts: Parts) -> gr.Textbox:
-    return text_box(parts, "compare_question", "send", elem_id="compare-box", max_length=20000)
 
 
 def wire_choices(page: gr.Blocks, tab: gr.Tab, parts: Parts, stage: Stage, around: tuple[Any, ...]) -> None:

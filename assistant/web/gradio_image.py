@@ -15,7 +15,7 @@ from gradio.processing_utils import save_pil_to_cache
 from assistant.images import open_image
 from assistant.web.gradio_messages import drawn
 from assistant.web.gradio_parts import LATEST, PRIVATE, QUICK, Parts, answers_box, heard, text_box
-from assistant.web.looking import Look, Sights, reply, seen_by, sights_of, take_picture, why_none
+from assistant.web.looking import Look, Sights, labels_of, reply, seen_by, sights_of, take_picture, why_none
 
 THUMBNAIL = 320  # pixels, of a picture in the conversation
 
@@ -45,12 +45,6 @@ def image_tab(page: gr.Blocks, parts: Parts) -> None:
         wire_loading(chosen, parts, sights, stage)
         wire_picture(parts, sights, stage)
         wire_questions(parts, sights, stage)
-
-
-def choices_of(sights: Sights) -> list[tuple[str, str]]:
-    found = sights.found()
-    names = [seeing.name for seeing in found]
-    return [(s.name if names.count(s.name) == 1 else f"{s.name} ({s.id})", s.id) for s in found]
 
 
 def build_stage(parts: Parts) -> Stage:
@@ -104,7 +98,7 @@ def wire_choices(page: gr.Blocks, tab: gr.Tab, parts: Parts, stage: Stage, aroun
     none, shown = around
 
     def look(who: str | None, language: str) -> dict[Any, Any]:
-        choices = choices_of(sights_of(parts.engines.own))
+        choices = [(label, id) for id, label in labels_of(sights_of(parts.engines.own).found()).items()]
         if not choices:
             why = gr.Markdown(parts.texts(language)[why_none()], visible=True)
             return {none: why, shown: gr.Column(visible="hidden")}

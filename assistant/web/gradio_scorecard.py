@@ -3,6 +3,7 @@
 from typing import Any
 
 import gradio as gr
+from gradio.processing_utils import save_file_to_cache
 
 from assistant.web.gradio_parts import LATEST, Parts
 from assistant.web.models import scorecard_of
@@ -27,10 +28,11 @@ def scorecard_tab(page: gr.Blocks, parts: Parts) -> None:
         found, texts = parts.engines.find(model), parts.texts(language)
         folder = scorecard_of(found) if found else None
         path = folder / "scorecard.png" if folder else None
-        is_there = bool(path and path.is_file())
+        # A copy of our own: where out/ is a link to another disk, Gradio refuses the file itself.
+        kept = save_file_to_cache(path, picture.GRADIO_CACHE) if path and path.is_file() else None
         return {
             said: summary(folder, found.name if found else "", texts),
-            picture: gr.Image(str(path) if is_there else None, visible=is_there),
+            picture: gr.Image(kept, visible=bool(kept)),
         }
 
     here = [parts.model, parts.language]

@@ -98,9 +98,16 @@ def _with_eyes(own: str, root: Path) -> Iterator[Seeing]:
 
 
 def _id(folder: Path, root: Path) -> str:
-    """What a browser may see of a folder: nothing above the repository."""
-    whole = folder.resolve()
+    """What a browser may see of a folder: nothing above the repository, whose out/ may be a link."""
+    whole = folder if folder.is_relative_to(root) else folder.resolve()
     return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else whole.name
+
+
+def labels_of(found: list[Seeing]) -> dict[str, str]:
+    """What a person reads for each id; two of one name are told apart by their folders."""
+    names = [seeing.name for seeing in found]
+    folders = {seeing.id: seeing.id.removeprefix("eyes:").removesuffix("/model") for seeing in found}
+    return {s.id: s.name if names.count(s.name) == 1 else f"{s.name} ({folders[s.id]})" for s in found}
 
 
 def _folders(root: Path, *patterns: str) -> list[Path]:

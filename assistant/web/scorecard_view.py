@@ -16,13 +16,15 @@ def summary(folder: Path | None, name: str, texts: Texts) -> str:
     verdict = texts["scorecard_passed" if card.get("passed") else "scorecard_failed"]
     head = f"| | {' | '.join(languages)} |\n|---|{'---|' * len(languages)}"
     rows = [
-        f"| {texts['scorecard_' + metric]}: {texts['probe_' + kind]} | {cells(values, languages)} |"
+        f"| {texts.say('of', what=texts['scorecard_' + metric], said=texts['probe_' + kind])} "
+        f"| {cells(values, languages)} |"
         for metric in ("recall", "leak")
         for kind, values in card.get(metric, {}).items()
         if "probe_" + kind in texts
     ]
-    change = card.get("retention", {}).get("kl")
-    kept = [f"{texts['scorecard_kl']}: {change:.3f}"] if isinstance(change, float) else []
+    change, kept = card.get("retention", {}).get("kl"), []
+    if isinstance(change, float):
+        kept = [texts.say("of", what=texts["scorecard_kl"], said=f"{change:.3f}")]
     return "\n\n".join([f"### {verdict}", "\n".join([head, *rows]), *kept])
 
 

@@ -62,6 +62,10 @@ def compare_tab() -> None:
     elif state.get("pair"):
         is_hidden = state["pair"].blind and is_open()
         show_sides(state["pair"], state["compared"], sides, texts, is_hidden)
+    else:
+        labels = ("A", "B") if blind else names(engines(), one, other)
+        for side, label in zip(sides, labels, strict=True):
+            side.markdown(f"**{plain_label(label)}**")
     with votes.container():
         show_votes(one, other, texts)
 

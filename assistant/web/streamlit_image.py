@@ -9,7 +9,17 @@ from typing import Any
 import streamlit as st
 
 from assistant.web import Shown, the_engine
-from assistant.web.looking import Look, Seeing, Sights, reply, seen_by, sights_of, take_picture, why_none
+from assistant.web.looking import (
+    Look,
+    Seeing,
+    Sights,
+    labels_of,
+    reply,
+    seen_by,
+    sights_of,
+    take_picture,
+    why_none,
+)
 from assistant.web.streamlit_parts import (
     client,
     draw,
@@ -53,8 +63,7 @@ def image_tab() -> None:
 
 def choose(found: list[Seeing], turns: list[Look], texts: Texts) -> Any:
     """Who looks, a new conversation, and the photo that was taken, if any."""
-    names = [seeing.name for seeing in found]
-    labels = {s.id: s.name if names.count(s.name) == 1 else f"{s.name} ({s.id})" for s in found}
+    labels = labels_of(found)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         if len(found) > 1:
             st.selectbox(texts["picture_who"], list(labels), 0, lambda id: labels[id], key="picture_who")
@@ -87,7 +96,7 @@ def add_question(typed: Any, photo: Any, turns: list[Look], texts: Texts) -> boo
     for file in [*([photo] if photo else []), *typed.files]:
         address, why = take_picture(file.getvalue(), texts)
         if why:
-            st.error(f"{plain_label(file.name)}: {why}")
+            st.error(texts.say("of", what=plain_label(file.name), said=why))
             return False
         addresses.append(address)
     if not addresses and not any(turn.get("images") for turn in turns):

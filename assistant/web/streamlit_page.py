@@ -3,6 +3,7 @@
 import sys
 import time
 import traceback
+from itertools import count
 from typing import Any
 
 import streamlit as st
@@ -53,6 +54,7 @@ OPTIONS: dict[str, Any] = {
     "theme.dark.textColor": "#ffffff",
 }
 
+FIRST_LOOK_S = 0.8  # for the browser to draw the page; what is sent with it is drawn with it
 
 state = st.session_state
 
@@ -96,13 +98,19 @@ def render() -> None:
     ]
     page = st.navigation(pages, position="top")
     with st.sidebar:
+        st.header(plain_label(engine().name), anchor=False)
+    # The browser fetches code for each kind of widget: first that of what its person came for.
+    if is_first := "has_come" not in state:
+        state["has_come"] = True
+        page.run()
+        time.sleep(FIRST_LOOK_S)
+    with st.sidebar:
         sidebar(texts)
-    page.run()
-    the_engine().begin()  # the page is there
+    if not is_first:
+        page.run()
 
 
 def sidebar(texts: Texts) -> None:
-    st.header(plain_label(engine().name), anchor=False)
     shelf(texts)
     this_chat(texts)
     with st.expander(texts["settings"], key="fold-settings"):
@@ -177,9 +185,11 @@ def translate() -> None:
 
 def model_state(texts: Texts) -> None:
     """What the page says while a model loads behind it."""
-    chosen, begin = engine(), time.monotonic()
+    chosen, begin, looks = engine(), time.monotonic(), count()
 
     def say() -> None:
+        if next(looks):  # asked for by a browser, so the page is there
+            chosen.begin()
         if chosen.status == "loading":
             seconds = int(time.monotonic() - begin)
             said = texts.say("model_loading", name=chosen.name, seconds=seconds)

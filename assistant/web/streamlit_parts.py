@@ -104,7 +104,7 @@ def draw(shown: Shown, texts: Texts) -> None:
     if note and shown.failed:
         st.error(note)
     elif note:
-        st.caption(f"{texts['note']}: {note}")
+        st.caption(texts.say("of", what=texts["note"], said=note))
     if shown.figures:
         st.caption(figures_line(shown.figures, texts))
 
