@@ -44,6 +44,7 @@ OPTIONS: dict[str, Any] = {
     "client.toolbarMode": "minimal",
     "browser.gatherUsageStats": False,
     "runner.magicEnabled": False,
+    "runner.postScriptGC": False,  # of all of torch's objects after every drawing: a quarter of a second
     "theme.light.primaryColor": "#4f46e5",
     "theme.light.textColor": "#0b0d12",  # captions are this at 60 %: readable, a contrast above 4.5
     # Streamlit writes with the primary colour, and in white on it: in the dark no colour is readable as both.
