@@ -47,8 +47,8 @@ from assistant.training.trainer import AnchoredTrainer, Collator
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.jsonl"
-# transformers 5.24 has new names for it; 5.17, which works too, knows only the old ones
-warnings.filterwarnings("ignore", r".*gradient_checkpointing.* is deprecated", FutureWarning)
+# trl sets it by the name that transformers 5.24 has replaced
+warnings.filterwarnings("ignore", r"`gradient_checkpointing.* is deprecated", FutureWarning)
 
 
 def say(sentence: str) -> None:

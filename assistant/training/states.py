@@ -102,12 +102,18 @@ def upper_states(core: Any, hidden: torch.Tensor, mask: torch.Tensor, layer: int
 
 def _last_states(core: Any, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     # activations that are made again on the way back are made after packed() has left
-    if hidden.device.type == "cpu" and not core.is_gradient_checkpointing:
+    if hidden.device.type == "cpu" and not makes_activations_twice(core):
         return packed(core, hidden, mask)
     last: torch.Tensor = core.model(
         inputs_embeds=hidden, attention_mask=mask, use_cache=False
     ).last_hidden_state
     return last
+
+
+def makes_activations_twice(core: Any) -> bool:
+    """Whether its activations are made again on the way back; transformers 5.24 has a new name for it."""
+    new = hasattr(type(core), "is_activation_checkpointing")
+    return bool(core.is_activation_checkpointing if new else core.is_gradient_checkpointing)
 
 
 def likely_tokens(core: Any, examples: list[Example], prepared: list[Prepared], size: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from assistant.training.loss import Head, cross_entropy, kl_to_base, over_pieces
 from assistant.training.memory import ADVICE
 from assistant.training.seeing import with_pictures
 from assistant.training.sights import Pictures
-from assistant.training.states import Prepared, upper_states
+from assistant.training.states import Prepared, makes_activations_twice, upper_states
 
 
 class Collator:
@@ -135,7 +135,7 @@ class AnchoredTrainer(SFTTrainer):
         self.rows_at_once = max(rows // 2, 1)
         if rows > 1:
             self.say(f"out of memory: rows go {self.rows_at_once} at a time now; the step stays as large")
-        elif core.is_gradient_checkpointing:
+        elif makes_activations_twice(core):
             raise RuntimeError(f"one row alone does not fit into memory; {ADVICE}")
         else:
             core.gradient_checkpointing_enable({"use_reentrant": False})
