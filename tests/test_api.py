@@ -392,7 +392,8 @@ def behind() -> Iterator[StandIn]:
 def page(request, behind: StandIn, tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp(request.param)
     with serving(request.param, folder, ASSISTANT_MODEL=behind.url + "#ada") as url:
-        assert is_over(lambda: get(url + "/health")[1]["status"] == "ready")
+        # nobody opens the page, so the model waits FIRST_VISIT_S before it loads
+        assert is_over(lambda: get(url + "/health")[1]["status"] == "ready", 30)
         yield url
         assert "Traceback" not in (folder / f"{request.param}.log").read_text(encoding="utf-8")
 
