@@ -96,19 +96,21 @@ def _be_quiet(level: int, text: bytes, data: Any) -> None:
 
 @contextmanager
 def _threads_that_sleep() -> Iterator[None]:
-    """Let the OpenMP that is loaded within wait asleep, unless the environment says otherwise.
+    """Let the OpenMP that is loaded within spin for a moment and then sleep, unless the environment says
+    otherwise.
 
-    By default its threads spin while they wait for each other: beside one busy process a token takes ten
-    times as long, for a core that spins is taken from the thread that is waited for.
+    By default its threads spin on while they wait for each other: beside one busy process a token takes ten
+    times as long, for a core that spins is taken from the thread that is waited for. If they sleep at once,
+    waking them takes longer than the work of a small model (measured: docs/log.md).
     """
     if "OMP_WAIT_POLICY" in os.environ or "GOMP_SPINCOUNT" in os.environ:
         yield
         return
-    os.environ["OMP_WAIT_POLICY"] = "passive"  # read once, when the library is loaded
+    os.environ["GOMP_SPINCOUNT"] = "300"  # read once, when the library is loaded
     try:
         yield
     finally:
-        del os.environ["OMP_WAIT_POLICY"]
+        del os.environ["GOMP_SPINCOUNT"]
 
 
 @functools.cache

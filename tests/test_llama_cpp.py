@@ -356,14 +356,21 @@ def test_the_default_model_says_paris_every_time(tmp_path, kind):
     assert is_over(1)
 
 
-@pytest.mark.parametrize(("given", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "active"}, "ACTIVE")])
-def test_threads_sleep_while_they_wait_unless_the_environment_says_else(given, policy):
-    """Spinning ones take the core from the thread that they wait for."""
-    call = "import os, assistant.llama_cpp as c; c.library(); print(os.environ.get('OMP_WAIT_POLICY'))"
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "GOMP_SPINCOUNT = '300'"),
+        ({"OMP_WAIT_POLICY": "active"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
+        ({"GOMP_SPINCOUNT": "7"}, "GOMP_SPINCOUNT = '7'"),
+    ],
+)
+def test_threads_spin_for_a_moment_and_sleep_unless_the_environment_says_else(given, said):
+    """Spinning on they take the core from the thread that they wait for."""
+    call = "import os, assistant.llama_cpp as c; c.library(); print(os.environ.get('GOMP_SPINCOUNT'))"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     done = subprocess.run(
-        [sys.executable, "-c", call], env=clean | given | {"OMP_DISPLAY_ENV": "true"}, cwd=REPOSITORY,
+        [sys.executable, "-c", call], env=clean | given | {"OMP_DISPLAY_ENV": "verbose"}, cwd=REPOSITORY,
         capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
-    assert f"OMP_WAIT_POLICY = '{policy}'" in done.stderr
-    assert done.stdout.strip() == str(given.get("OMP_WAIT_POLICY"))
+    assert said in done.stderr
+    assert done.stdout.strip() == str(given.get("GOMP_SPINCOUNT"))
