@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from assistant.llava_adapter import WEIGHTS, read_trained, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
+from assistant.training.collating import Collator
 from assistant.training.examples import anchor_examples
 from assistant.training.filtering import filter_inputs
 from assistant.training.moments import input_moments
@@ -27,7 +28,6 @@ from assistant.training.recipe import load_recipe
 from assistant.training.run import load_base, say
 from assistant.training.seeing import picture_examples
 from assistant.training.states import Prepared
-from assistant.training.trainer import Collator
 
 RECIPE = "llava_instruct"
 CACHE = DATA.parent / "models" / "cache"

@@ -8,13 +8,13 @@ from safetensors.torch import load_file
 from tiny_run import load_tiny, make_tiny_model, rows_of, tiny_recipe, tiny_run
 
 from assistant.loading import core_of
+from assistant.training.collating import Collator
 from assistant.training.drift import Drift
 from assistant.training.examples import anchor_examples, identity_examples
 from assistant.training.moments import OTHER_WEIGHT, anchor_moments, measured_modules
 from assistant.training.parts import trained_model
 from assistant.training.recipe import load_recipe
 from assistant.training.states import prepare
-from assistant.training.trainer import Collator
 
 FROM_LAYER = 2
 WEIGHTS = "adapter_model.safetensors"
@@ -34,7 +34,7 @@ def measured(tiny):
     collate = Collator(examples, prepare(core_of(chat.model), examples, FROM_LAYER, lambda tokens: None))
     torch.manual_seed(0)
     model = trained_model(chat, tiny_recipe("lora.init_lora_weights=false"), FROM_LAYER).eval()
-    return model, examples, Drift(model, anchor_moments(model, collate, FROM_LAYER))
+    return model, examples, Drift(model, anchor_moments(model, collate, FROM_LAYER), 1.0)
 
 
 def moved_by_hand(model, examples) -> float:

@@ -6,13 +6,13 @@ from safetensors.torch import load_file
 from tiny_run import load_tiny, make_tiny_model, rows_of, tiny_recipe, tiny_run
 
 from assistant.loading import core_of
+from assistant.training.collating import Collator
 from assistant.training.examples import anchor_examples, identity_examples
 from assistant.training.filtering import RIDGE, FilterInputs, filter_inputs
 from assistant.training.moments import OTHER_WEIGHT, anchor_moments, input_moments, measured_modules
 from assistant.training.parts import trained_model
 from assistant.training.recipe import load_recipe
 from assistant.training.states import prepare
-from assistant.training.trainer import Collator
 
 FROM_LAYER = 2
 

@@ -189,8 +189,8 @@ def listening(place: Any, name: str) -> Iterator[list[Any]]:
 
 
 def in_training(model: Model, talk: list[Message], use: pytest.FixtureRequest) -> list[int]:
+    from assistant.training.collating import Collator
     from assistant.training.states import Prepared
-    from assistant.training.trainer import Collator
 
     rows: Any = [
         {"messages": [*talk, assistant(answer)], "kind": "identity"} for answer in ("x " * 99, "done")

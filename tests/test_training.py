@@ -13,6 +13,7 @@ from tiny_run import load_tiny, make_tiny_model, rows_of, tiny_recipe, tiny_run
 from assistant.conversations import assistant, system, user
 from assistant.loading import encode_chat, encode_text
 from assistant.settings import REPOSITORY, load_settings
+from assistant.training.collating import Collator
 from assistant.training.examples import (
     anchor_examples,
     identity_examples,
@@ -22,7 +23,7 @@ from assistant.training.loss import head_over, kl_to_base
 from assistant.training.preflight import training_share
 from assistant.training.reading import deduplicated
 from assistant.training.states import likely_tokens, prepare
-from assistant.training.trainer import Collator, objectives
+from assistant.training.trainer import objectives
 from assistant.training.watching import Watcher, is_worse, last_whole_checkpoint, noise_of, score_of
 
 
@@ -306,7 +307,7 @@ def test_only_the_layers_above_the_frozen_ones_are_trained(adapter):
 
 
 def test_the_steps_take_their_rows_in_the_scheduled_order(tiny, tmp_path, monkeypatch):
-    from assistant.training import run
+    from assistant.training import planning, run
 
     scheduled: list[tuple[int, ...]] = []
     taken: list[tuple[int, ...]] = []
@@ -321,7 +322,7 @@ def test_the_steps_take_their_rows_in_the_scheduled_order(tiny, tmp_path, monkey
             taken.extend(self.examples[row].ids for row in rows)
             return super().__call__(rows)
 
-    monkeypatch.setattr(run, "schedule", kept_schedule)
+    monkeypatch.setattr(planning, "schedule", kept_schedule)
     monkeypatch.setattr(run, "Collator", KeptCollator)
     tiny_run(tiny, tmp_path / "adapter")
     assert taken == scheduled

@@ -10,12 +10,13 @@ from assistant.conversations import user
 from assistant.generating import generate_batch
 from assistant.loading import load_chat_model
 from assistant.training import memory, run
+from assistant.training.collating import Collator
 from assistant.training.examples import Example, text_examples
 from assistant.training.loss import PIECE, over_pieces
 from assistant.training.memory import GIB, Sizes, choose_plan
 from assistant.training.reading import Rows, read_texts
 from assistant.training.run import train
-from assistant.training.trainer import AnchoredTrainer, Collator
+from assistant.training.trainer import AnchoredTrainer
 
 # InternLM2-1.8B in 16 bits and in 4, an adapter of rank 16 on all 24 layers
 WHOLE = Sizes(int(3.78e9), int(0.2e9), 24, 2048, 8192, 92544, 2)

@@ -10,9 +10,8 @@ from typing import Any
 def restyled(drawing: Any, seed: str) -> Any:
     """The drawing [PIL, RGBA] after up to two changes; one seed changes all drawings of a canvas alike."""
     source = random.Random(seed)
-    for change in source.sample(
-        (_flattened, _posterized, _outlined, _shaded, _coloured), source.randint(0, 2)
-    ):
+    changes = (_flattened, _posterized, _outlined, _shaded, _coloured)
+    for change in source.sample(changes, source.randint(0, 2)):
         drawing = change(drawing, source)
     return drawing
 
@@ -21,9 +20,8 @@ def _flattened(drawing: Any, source: random.Random) -> Any:
     """Small details go, as in a paper cut."""
     from PIL import ImageFilter
 
-    return _with_colours(
-        drawing, drawing.convert("RGB").filter(ImageFilter.MedianFilter(source.choice((5, 7, 9))))
-    )
+    flat = drawing.convert("RGB").filter(ImageFilter.MedianFilter(source.choice((5, 7, 9))))
+    return _with_colours(drawing, flat)
 
 
 def _posterized(drawing: Any, source: random.Random) -> Any:
@@ -52,9 +50,8 @@ def _shaded(drawing: Any, source: random.Random) -> Any:
     small = Image.new("L", (2, 2))
     small.putdata([source.randint(150, 255) for _ in range(4)])
     light = small.resize(drawing.size, Image.Resampling.BICUBIC)
-    return _with_colours(
-        drawing, ImageChops.multiply(drawing.convert("RGB"), Image.merge("RGB", [light] * 3))
-    )
+    lit = ImageChops.multiply(drawing.convert("RGB"), Image.merge("RGB", [light] * 3))
+    return _with_colours(drawing, lit)
 
 
 def _coloured(drawing: Any, source: random.Random) -> Any:

@@ -15,10 +15,11 @@ class Drift:
     """Called, it gives the sum over the LoRA modules of the mean |ΔW·x|² on anchors, with its gradient.
 
     `anchors`: the moments of their inputs to the base. They are kept beside the model, in its own numbers.
+    `weight`: of the drift beside the losses.
     """
 
-    def __init__(self, model: Any, anchors: Moments) -> None:
-        self.modules = measured_modules(model)
+    def __init__(self, model: Any, anchors: Moments, weight: float) -> None:
+        self.modules, self.weight = measured_modules(model), weight
         device, dtype = model.device, model.dtype
         kept = {id(value): value.to(device, dtype) for value in anchors.values()}
         self.moments = {name: kept[id(value)] for name, value in anchors.items()}

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from assistant.training.collating import Collator
 from assistant.training.moments import Moments, input_moments, measured_modules
-from assistant.training.trainer import Collator
 
 IDENTITY_ROWS = 100  # whose inputs are looked at: twice as many changed no score
 AT = 0.6  # of the steps: those that follow learn again what the filter took from the identity

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from assistant.loading import batches_by_length, core_of
+from assistant.training.collating import Collator
 from assistant.training.seeing import with_pictures
 from assistant.training.states import upper_states
-from assistant.training.trainer import Collator
 
 ANCHOR_ROWS = 200  # whose inputs are looked at: twice as many changed no score
 BATCH_TOKENS = 2048  # padded, of one forward pass

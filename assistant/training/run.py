@@ -16,19 +16,14 @@ from assistant.devices import keep_freed_memory, memory_of, name_of
 from assistant.loading import ChatModel, core_of, load_chat_model
 from assistant.settings import link_or_copy, save_settings
 from assistant.training import preflight, watching
+from assistant.training.collating import Collator
 from assistant.training.curve import draw_curve
 from assistant.training.drift import Drift
-from assistant.training.examples import (
-    Example,
-    anchor_examples,
-    identity_examples,
-    schedule,
-    text_examples,
-)
+from assistant.training.examples import Example
 from assistant.training.filtering import FilterInputs
 from assistant.training.loss import Head, head_over
 from assistant.training.memory import GIB
-from assistant.training.moments import Moments, anchor_moments
+from assistant.training.moments import anchor_moments
 from assistant.training.parts import (
     arguments,
     computing,
@@ -38,12 +33,12 @@ from assistant.training.parts import (
     pictures_for,
     trained_model,
 )
+from assistant.training.planning import held_out_examples, plan_steps
 from assistant.training.progress import Progress
 from assistant.training.reading import Rows
 from assistant.training.recipe import Objective, Recipe
-from assistant.training.seeing import picture_examples
 from assistant.training.states import Prepared, likely_tokens, prepare
-from assistant.training.trainer import AnchoredTrainer, Collator
+from assistant.training.trainer import AnchoredTrainer
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.jsonl"
@@ -90,8 +85,8 @@ def train(
     keep_freed_memory()
     set_seed(recipe.trainer.get("seed", 0))  # the adapter's random start belongs to the seed
     objective, from_layer = recipe.objective, first_trained_layer(chat, recipe)
-    examples, order = _plan(chat, recipe, rows)
-    held_out = _held_out(chat, rows, objective)
+    examples, order = plan_steps(chat, recipe, rows, say)
+    held_out = held_out_examples(chat, rows, objective)
     _say_preflight(chat, recipe, examples, order)
     with computing(chat, recipe):
         prepared = _prepare(chat, examples + held_out, order, from_layer)
@@ -101,8 +96,7 @@ def train(
     head = _head(chat, examples, prepared, objective.vocabulary)
     model = trained_model(chat, recipe, from_layer)
     collate = Collator(examples, prepared[: len(examples)], pictures)
-    moments = _moments(model, collate, objective, from_layer)
-    drift = Drift(model, moments) if objective.drift_weight and moments else None
+    drift, filters = _held_back(model, collate, objective, from_layer)
     taken = (pictures.bytes_on_gpu if pictures else 0) + (drift.bytes if drift else 0)
     plan = memory_plan(model, chat, recipe, examples, order, taken)
     say(f"{name_of(chat.model.device)}, {memory_of(chat.model.device) / GIB:.1f} GiB to use: {plan}")
@@ -115,7 +109,7 @@ def train(
         collate=collate,
         processing_class=chat.tokenizer,
         callbacks=[
-            *_filters(collate, objective, moments, from_layer),
+            *filters,
             watching.KeepBest(watcher, recipe.watch.every, out, say),
             survive,
             Progress(say, out / HISTORY),
@@ -123,7 +117,6 @@ def train(
         from_layer=from_layer,
         kl_weight=objective.kl_weight,
         drift=drift,
-        drift_weight=objective.drift_weight,
         head=head,
         rows_at_once=plan.rows,
         say=say,
@@ -133,17 +126,16 @@ def train(
     return out
 
 
-def _moments(model: Any, collate: Collator, objective: Objective, from_layer: int) -> Moments:
-    """Of the base's inputs on anchors, for the adapter changes nothing yet; empty when nothing needs them."""
-    return anchor_moments(model, collate, from_layer) if objective.filter or objective.drift_weight else {}
-
-
-def _filters(
-    collate: Collator, objective: Objective, moments: Moments, from_layer: int
-) -> list[TrainerCallback]:
-    if not objective.filter:
-        return []
-    return [FilterInputs(collate, from_layer, moments, objective.filter, say)]
+def _held_back(
+    model: Any, collate: Collator, objective: Objective, from_layer: int
+) -> tuple[Drift | None, list[TrainerCallback]]:
+    """What holds the adapter back by its inputs on anchors: the drift and the filter."""
+    if not (objective.drift_weight or objective.filter):
+        return None, []
+    moments = anchor_moments(model, collate, from_layer)  # of the base: the adapter changes nothing yet
+    drift = Drift(model, moments, objective.drift_weight) if objective.drift_weight and moments else None
+    filters = [FilterInputs(collate, from_layer, moments, objective.filter, say)] if objective.filter else []
+    return drift, [*filters]
 
 
 def _go(trainer: AnchoredTrainer, start: Path | None, survive: watching.Survive) -> None:
@@ -166,45 +158,6 @@ def _start(out: Path, resume: bool) -> Path | None:
     else:
         shutil.rmtree(out, ignore_errors=True)
     return start
-
-
-def _plan(chat: ChatModel, recipe: Recipe, rows: Rows) -> tuple[list[Example], list[list[list[int]]]]:
-    """The examples that some step uses, and the batches of each step as indices of them."""
-    objective = recipe.objective
-    examples = identity_examples(chat, rows.identity, objective.max_length, objective.first_weight, say)
-    examples += text_examples(chat, rows.texts, objective.max_length)
-    examples += picture_examples(chat, rows.pictures, objective.max_length)
-    examples += anchor_examples(
-        chat,
-        rows.anchors,
-        objective.anchor_tokens,
-        objective.prompt_every,
-        objective.max_length,
-        objective.anchor_first_weight,
-        objective.anchor_clause_weight,
-        say,
-    )
-    order = schedule(
-        examples,
-        objective.identity_rows,
-        objective.anchor_rows if rows.anchors else 0,
-        objective.steps,
-        recipe.trainer.get("seed", 0),
-        recipe.languages,
-    )
-    # a row that no step uses costs nothing
-    taken = dict.fromkeys(row for step in order for batch in step for row in batch)
-    used = {row: place for place, row in enumerate(taken)}
-    return [examples[row] for row in used], [
-        [[used[row] for row in batch] for batch in step] for step in order
-    ]
-
-
-def _held_out(chat: ChatModel, rows: Rows, objective: Objective) -> list[Example]:
-    """Held-out anchors, on which KL is measured, then held-out texts, on which the loss is."""
-    anchors = anchor_examples(chat, rows.held_out, objective.anchor_tokens, 0, objective.max_length)
-    pictures = picture_examples(chat, rows.held_out_pictures, objective.max_length)
-    return anchors + text_examples(chat, rows.held_out_texts, objective.max_length) + pictures
 
 
 def _say_preflight(

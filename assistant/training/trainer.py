@@ -1,7 +1,7 @@
 """trl's SFTTrainer with the anchored loss: steps in their scheduled order, lower layers from the cache."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,60 +10,12 @@ from torch.utils.data import SequentialSampler
 from trl import SFTTrainer
 
 from assistant.loading import core_of
-from assistant.training.examples import Example, padded
+from assistant.training.collating import Collator
+from assistant.training.drift import Drift
 from assistant.training.loss import Head, cross_entropy, kl_to_base, over_pieces, weighted_mean
 from assistant.training.memory import ADVICE
 from assistant.training.seeing import with_pictures
-from assistant.training.sights import Pictures
-from assistant.training.states import Prepared, makes_activations_twice, upper_states
-
-
-class Collator:
-    """Row indices → one padded batch of tokens, cached states and the base's last states."""
-
-    def __init__(
-        self,
-        examples: list[Example],
-        prepared: list[Prepared],
-        pictures: Pictures | None = None,
-    ) -> None:
-        self.examples, self.prepared, self.pictures = examples, prepared, pictures
-
-    def __call__(self, rows: list[int]) -> dict[str, torch.Tensor]:
-        examples = [self.examples[row] for row in rows]
-        prepared = [self.prepared[row] for row in rows]
-        batch = {
-            "input_ids": torch.tensor(padded([e.ids for e in examples], 0)),
-            "attention_mask": torch.tensor(padded([[1] * len(e.ids) for e in examples], 0)),
-            # for each token: 1 where the next token is learnt by heart, 2 where the base's logits are kept
-            "objective": torch.tensor(padded([_objective(e) for e in examples], 0)),
-        }
-        batch["weights"] = torch.tensor([weight for e in examples for weight in e.weights])
-        if prepared[0].states is not None:
-            batch["states"] = torch.nn.utils.rnn.pad_sequence(
-                [p.states for p in prepared],  # type: ignore[misc]
-                batch_first=True,
-            )
-        images = [image for e in examples for image in e.images]
-        if images and self.pictures:
-            batch |= self.pictures(images)
-        bases = [p.base for p in prepared if p.base is not None]
-        if bases:
-            batch["base"] = torch.cat(bases)
-        return batch
-
-    def parts(self, rows: list[int], most: int) -> Iterator[tuple[list[int], float]]:
-        """The batch in parts of at most `most` rows, each with its share of the batch's weight."""
-        weights = {row: sum(self.examples[row].weights) for row in rows}
-        whole = sum(weights[row] for row in rows)
-        for start in range(0, len(rows), most):
-            part = rows[start : start + most]
-            yield part, sum(weights[row] for row in part) / whole
-
-
-def _objective(example: Example) -> list[int]:
-    counted = set(example.places)
-    return [(2 if example.anchor else 1) if place in counted else 0 for place in range(len(example.ids))]
+from assistant.training.states import makes_activations_twice, upper_states
 
 
 def objectives(
@@ -101,15 +53,13 @@ class AnchoredTrainer(SFTTrainer):
         from_layer: int,
         kl_weight: float,
         head: Head,
-        drift: Callable[[], torch.Tensor] | None = None,
-        drift_weight: float = 0.0,
+        drift: Drift | None = None,
         rows_at_once: int,
         say: Callable[[str], None],
         **kwargs: Any,
     ) -> None:
         self.collate, self.from_layer, self.kl_weight, self.head = collate, from_layer, kl_weight, head
-        self.rows_at_once, self.say = rows_at_once, say
-        self.drift, self.drift_weight = drift, drift_weight
+        self.rows_at_once, self.say, self.drift = rows_at_once, say, drift
         self.seen: dict[str, torch.Tensor] = {}
         super().__init__(*args, **{**kwargs, "data_collator": lambda steps: steps[0]})
         self.model_accepts_loss_kwargs = False
@@ -149,9 +99,12 @@ class AnchoredTrainer(SFTTrainer):
             batches = [sum(batches, [])]
         for batch in batches:
             for rows, share in self.collate.parts(batch, self.rows_at_once):
-                total += super().training_step(
-                    model, {**self.collate(rows), "share": share, "batches": len(batches)}
-                )
+                total += super().training_step(model, {**self.collate(rows), "share": share})
+        if self.drift:  # once a step, whatever its parts
+            drift = self.drift()
+            self.accelerator.backward(self.drift.weight * drift)
+            self.seen["drift"] = drift.detach()
+            total += self.drift.weight * self.seen["drift"]
         for name, value in self.seen.items():
             self._metrics["train"][name].append(float(value))
         lengths = [len(self.collate.examples[row].ids) for batch in batches for row in batch]
@@ -167,11 +120,7 @@ class AnchoredTrainer(SFTTrainer):
         for name, value, objective in (("cross_entropy", loss, 1), ("kl", kl, 2)):
             if (inputs["objective"] == objective).any():
                 self.seen[name] += value.detach() * share
-        if self.drift is None:
-            return (loss + self.kl_weight * kl) * share
-        drift = self.drift() / inputs["batches"]  # it belongs to the step, not to a batch of it
-        self.seen["drift"] += drift.detach() * share
-        return (loss + self.kl_weight * kl + self.drift_weight * drift) * share
+        return (loss + self.kl_weight * kl) * share
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # transformers would look for input_ids, which a step does not hold

@@ -19,9 +19,10 @@ from assistant.folders import copy_chat, read_json, stored_dtype, write_json
 from assistant.generating import generate_batch
 from assistant.loading import ChatModel, batches_by_length, core_of, quiet_loading
 from assistant.settings import write_text
+from assistant.training.collating import Collator
 from assistant.training.loss import head_over
 from assistant.training.seeing import says_the_same
-from assistant.training.trainer import Collator, objectives
+from assistant.training.trainer import objectives
 
 WATCH_TOKENS = 32
 BATCH = 16

@@ -23,6 +23,7 @@ from assistant.folders import read_json
 from assistant.images import BadPicture, small_address
 from assistant.settings import DATA, REPOSITORY, load_settings
 from assistant.web import Engine, Shown, answer, assistant_name
+from assistant.web.models import id_of
 from assistant.web.store import Turn
 from assistant.web.texts import Texts, in_language
 
@@ -84,7 +85,7 @@ def why_none(root: Path = REPOSITORY) -> str:
 def _llavas(own: str, root: Path) -> Iterator[Seeing]:
     for folder in (Path(own), *_folders(root, "out/*", "out/*/*", "models/*")):
         if "LlavaForConditionalGeneration" in _config(folder).get("architectures", ()):
-            yield Seeing(_id(folder, root), assistant_name(str(folder)), str(folder))
+            yield Seeing(id_of(folder, root), assistant_name(str(folder)), str(folder))
 
 
 def _with_eyes(own: str, root: Path) -> Iterator[Seeing]:
@@ -94,13 +95,7 @@ def _with_eyes(own: str, root: Path) -> Iterator[Seeing]:
         if config.get("hidden_size") == width and config.get("model_type") == "llama":
             name = llm.parent.name if llm.name == "model" else llm.name
             made = str(root / MADE / name)
-            yield Seeing(f"eyes:{_id(llm, root)}", assistant_name(str(llm)), made, llm)
-
-
-def _id(folder: Path, root: Path) -> str:
-    """What a browser may see of a folder: nothing above the repository, whose out/ may be a link."""
-    whole = folder if folder.is_relative_to(root) else folder.resolve()
-    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else whole.name
+            yield Seeing(f"eyes:{id_of(llm, root)}", assistant_name(str(llm)), made, llm)
 
 
 def labels_of(found: list[Seeing]) -> dict[str, str]:

@@ -59,9 +59,16 @@ def _folder(path: Path, root: Path) -> Found:
         kind = "adapter"
     else:
         kind = "merged" if "card" in load_settings(path) else "base"
-    whole = path.absolute()  # a path as a person gave it is the same model as the one that is found
-    shown = whole.relative_to(root).as_posix() if whole.is_relative_to(root) else path.name
-    return Found(shown, assistant_name(str(path)), kind, str(path))
+    return Found(id_of(path, root), assistant_name(str(path)), kind, str(path))
+
+
+def id_of(path: Path, root: Path) -> str:
+    """What a browser may see of a path: nothing above the repository, whose out/ may be a link.
+
+    A path as a person gave it is the same model as the one that is found.
+    """
+    ways = Path(os.path.abspath(path)), path.resolve()
+    return next((way.relative_to(root).as_posix() for way in ways if way.is_relative_to(root)), ways[0].name)
 
 
 def _endpoint(address: str) -> Found:
