@@ -31,6 +31,7 @@ from assistant.web.texts import Texts
 
 LOOK_S = 1.5  # between two looks at a job that runs
 BOXES = ("wish_name", "wish_owner", "wish_facts")
+STEADY = "<style>[data-stale=true] { opacity: 1 !important }</style>"  # else curves fade at each look
 state = st.session_state
 
 
@@ -40,6 +41,8 @@ def workshop(texts: Texts) -> None:
     is_busy = bool(job and job.is_running)
     if refused := state.pop("refused", ""):
         st.warning(plain_label(refused))
+    if is_busy:
+        st.html(STEADY)
     if job:
         st.fragment(partial(show_job, texts, is_busy), run_every=LOOK_S if is_busy else None)()
     if not is_busy:
