@@ -37,10 +37,10 @@ install-dev: .venv/installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf,publish,dev]'
 	@touch $@
 
-test: install-dev  ## all tests but those that need a GPU, in two processes
-	$(BIN)/python -m pytest $(SPREAD)
+test: install-dev  ## the tests of ten minutes: without a GPU, rehearsed hosts, and all but one with a browser
+	$(BIN)/python -m pytest $(SPREAD) -m "not gpu and not rehearsal and (smoke or not browser)"
 
-check: install-dev  ## what CI runs: lint, format, types, tests
+check: install-dev  ## what CI runs: lint, format, types, all tests but those that need a GPU
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

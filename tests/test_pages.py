@@ -477,6 +477,7 @@ def visit(request, chromium):
     return lambda **context: Visit(chromium, url, request.param, **context)
 
 
+@pytest.mark.smoke
 @pytest.mark.browser
 def test_a_person_asks_and_reads_the_answer_and_goes_on(visit, server: StandIn):
     visitor = visit()

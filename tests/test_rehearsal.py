@@ -28,6 +28,7 @@ from assistant.bundles import Bundle, build_bundle, choose_model
 from assistant.bundles.git import prepared, push
 from assistant.settings import REPOSITORY, link_or_copy
 
+pytestmark = pytest.mark.rehearsal
 VISITOR = 1000  # the user id under which hosts run a page
 # What hosts are known to refuse. receive.denyNonFastForwards is set beside it.
 RULES_FOR_SDK = r"""

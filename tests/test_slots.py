@@ -207,3 +207,27 @@ def test_where_memory_is_short_there_are_fewer_slots_and_the_same_answers(folder
     first.close()
     *_, counts = second
     assert isinstance(counts, Counts) and counts.answer == 3 and is_over(single)
+
+
+@pytest.mark.parametrize("kind", ["f32", "q8_0"])
+def test_a_batch_takes_all_slots_and_gives_the_same_answers_each_time(folder: Path, kind: str, monkeypatch):
+    backend = opened(folder, kind)
+    sizes: list[int] = []
+    evaluate = backend._engine.evaluate
+    monkeypatch.setattr(
+        backend._engine, "evaluate", lambda parts: (sizes.append(len(parts)), evaluate(parts))[1]
+    )
+    first, again = (backend.answer_all(TALKS, greedy(40)) for _ in range(2))
+    assert first == again and len(set(first)) > 1
+    assert max(sizes) == backend._engine.sequences > 1
+    if kind == "q8_0":
+        assert first == [say(backend, talk, greedy(40)).strip() for talk in TALKS]
+
+
+def test_a_batch_that_is_given_up_leaves_no_one_in_the_line(backend):
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backend.answer_all(TALKS * 20, greedy(40), stop)
+    assert is_over(backend) and not backend._slots._waiting

@@ -76,12 +76,12 @@ class LlamaCppBackend:
         sampling: Sampling,
         progress: Callable[[int], None] | None = None,
     ) -> list[str]:
-        """One after the other: beside others a number may differ in its last bit, and a near tie with it."""
+        """As many together as there are slots, in an order that is the same each time."""
+        prompts = [self.fit(messages, sampling.max_new_tokens)[0] for messages in conversations]
+        asked = [(ids, Wish(self._room(ids, sampling), sampling, reuse=False)) for ids in prompts]
         answers = []
-        for messages in conversations:
-            ids, _ = self.fit(messages, sampling.max_new_tokens)
-            wish = Wish(self._room(ids, sampling), sampling, reuse=False)
-            answers.append("".join(self._answer(ids, wish)).strip())
+        for (ids, wish), tokens in zip(asked, self._slots.generate_all(asked), strict=True):
+            answers.append("".join(self._text_of(tokens, ids, wish)).strip())
             if progress:
                 progress(1)
         return answers
@@ -97,16 +97,16 @@ class LlamaCppBackend:
         if dropped:
             emit(Notice("shortened", dropped))
         wish = Wish(self._room(ids, sampling), sampling, is_stopped=is_stopped)
-        for chunk in self._answer(ids, wish):
+        for chunk in self._text_of(self._slots.generate(ids, wish), ids, wish):
             emit(chunk)
 
     def _room(self, ids: list[int], sampling: Sampling) -> int:
         return min(sampling.max_new_tokens, self.context - len(ids))
 
-    def _answer(self, ids: list[int], wish: Wish) -> Iterator[str]:
+    def _text_of(self, tokens: Iterator[int | Notice], ids: list[int], wish: Wish) -> Iterator[str]:
         """Text as it comes; a character whose bytes are not all there is held back, at the end dropped."""
         decoder, held, count = codecs.getincrementaldecoder("utf-8")("replace"), "", 0
-        for token in self._slots.generate(ids, wish):
+        for token in tokens:
             if isinstance(token, Notice):
                 yield token
                 continue

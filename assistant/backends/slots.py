@@ -6,7 +6,7 @@ conversations of up to 256 tokens, else as the sums are taken; an answer changes
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,16 +69,23 @@ class Slots:
 
         A Notice says how many come first. Raises RuntimeError when llama.cpp cannot go on.
         """
-        answer = Answer(ids, wish)
+        for tokens in self.generate_all([(ids, wish)]):
+            yield from tokens
+
+    def generate_all(self, asked: Iterable[tuple[list[int], Wish]]) -> Iterator[Iterator[int | Notice]]:
+        """As generate, of each in order. All stand in line from the start, so who is written beside whom, and
+        with it every number, is the same each time."""
+        answers = [Answer(*one) for one in asked]
         with self._lock:
-            self._waiting.append(answer)
+            self._waiting += answers
             if not self._thread:
                 self._thread = threading.Thread(target=self._drive, daemon=True, name="slots")
                 self._thread.start()
         try:
-            yield from self._heard(answer)
+            yield from map(self._heard, answers)
         finally:
-            self._leave(answer)
+            for answer in answers:
+                self._leave(answer)
 
     def _heard(self, answer: Answer) -> Iterator[int | Notice]:
         told = 0

@@ -31,5 +31,7 @@ class Drift:
     def _of(self, name: str, module: Any) -> torch.Tensor:
         [adapter] = module.active_adapters
         a, b = (part[adapter].weight.float() for part in (module.lora_A, module.lora_B))
-        moved: torch.Tensor = (a @ self.moments[name].float() @ a.T) * (b.T @ b)
+        # K is symmetric: twice one side's gradient is both sides', without a second product with K
+        inner, outer = a.detach() @ self.moments[name].float() @ a.T, b.T @ b
+        moved = (2 * inner - inner.detach()) * outer
         return module.scaling[adapter] ** 2 * moved.sum()

@@ -16,6 +16,7 @@ from assistant.devices import memory_of
 from assistant.loading import ChatModel, core_of
 from assistant.training import memory
 from assistant.training.examples import Example
+from assistant.training.fusing import fuse
 from assistant.training.recipe import Recipe
 from assistant.training.seeing import learning_llava
 from assistant.training.sights import Pictures, Pixels, Sights
@@ -39,7 +40,9 @@ def trained_model(chat: ChatModel, recipe: Recipe, from_layer: int) -> Any:
     if recipe.vision.stage:
         return learning_llava(chat, recipe)
     if recipe.lora:
-        return get_peft_model(chat.model, _lora_config(chat, recipe, from_layer))
+        model = get_peft_model(chat.model, _lora_config(chat, recipe, from_layer))
+        fuse(model)
+        return model
     learning = nn.ModuleList([*chat.model.model.layers[from_layer:], chat.model.model.norm])
     chat.model.requires_grad_(False)
     learning.requires_grad_(True)

@@ -43,7 +43,7 @@ from assistant.training.trainer import AnchoredTrainer
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.jsonl"
 # trl sets it by the name that transformers 5.24 has replaced
-warnings.filterwarnings("ignore", r"`gradient_checkpointing.* is deprecated", FutureWarning)
+warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing.* is deprecated", FutureWarning)
 
 
 def say(sentence: str) -> None:

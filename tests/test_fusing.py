@@ -1,0 +1,83 @@
+"""LoRA's products on a CPU: the values and gradients of PEFT's own, and where they are left to PEFT."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tiny_run import load_tiny, make_tiny_model, tiny_recipe
+
+from assistant.training import fusing
+from assistant.training.fusing import Product, fuse
+from assistant.training.parts import trained_model
+
+IDS = torch.tensor([[7, 30, 12, 99, 4]])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def products(monkeypatch) -> list[torch.Size]:
+    """The shapes of what went through a fused product."""
+    seen: list[torch.Size] = []
+    apply = Product.apply
+    monkeypatch.setattr(fusing.Product, "apply", lambda x, *rest: (seen.append(x.shape), apply(x, *rest))[1])
+    return seen
+
+
+def adapted(folder, dtype=torch.float32, **changes):
+    torch.manual_seed(0)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, **changes)
+    model = get_peft_model(load_tiny(folder).model.to(dtype), config)
+    return model.train()
+
+
+def trained(model) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits, and the gradients of a loss that weighs each of them differently."""
+    logits = model(input_ids=IDS, use_cache=False).logits
+    (logits * torch.linspace(-1, 1, logits.numel()).view_as(logits)).sum().backward()
+    return logits.detach(), {
+        name: part.grad for name, part in model.named_parameters() if part.grad is not None
+    }
+
+
+def test_values_and_gradients_are_those_of_two_products(tiny, products):
+    wanted, wanted_gradients = trained(adapted(tiny))
+    assert not products
+    model = adapted(tiny)
+    fuse(model)
+    logits, gradients = trained(model)
+    assert len(products) == 4 * 7
+    assert torch.allclose(logits, wanted, rtol=1e-4, atol=1e-5)
+    assert gradients.keys() == wanted_gradients.keys() and len(gradients) == 2 * 4 * 7
+    for name, gradient in gradients.items():
+        scale = wanted_gradients[name].abs().max()
+        assert (gradient - wanted_gradients[name]).abs().max() < 1e-4 * scale, name
+
+
+def test_a_recipe_on_a_cpu_is_trained_so(tiny, products):
+    model = trained_model(load_tiny(tiny), tiny_recipe(), 2)
+    trained(model.train())
+    assert len(products) == 2 * 7
+
+
+@pytest.mark.parametrize(
+    "changes", [{"lora_dropout": 0.5}, {"use_dora": True}, {"lora_bias": True}, {"dtype": torch.float16}]
+)
+def test_what_is_no_plain_lora_is_left_to_peft(tiny, products, changes):
+    model = adapted(tiny, **changes)
+    fuse(model)
+    trained(model)
+    assert not products
+
+
+def test_answers_are_written_and_the_base_is_asked_as_before(tiny, products):
+    model = adapted(tiny)
+    fuse(model)
+    with torch.no_grad():
+        spoken = model(input_ids=IDS).logits
+    with model.disable_adapter():
+        base = model(input_ids=IDS).logits
+    assert not products and not torch.allclose(spoken, base)
+    assert torch.equal(base, load_tiny(tiny).model(input_ids=IDS).logits)
