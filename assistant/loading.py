@@ -1,6 +1,7 @@
 """Loads a chat model and turns messages into token ids. Knows nothing of identities."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from assistant.internlm2_tokenizer import check_tokenizer
 from assistant.llava_chat import IMAGE
 from assistant.settings import load_settings
 
+# trl and peft ask by the names that transformers 5.24 has replaced
+warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing.* is deprecated", FutureWarning)
 NOT_QUANTIZED = (".*vision_tower", ".*multi_modal_projector", "lm_head")  # XTuner quantizes the LLM alone
 
 

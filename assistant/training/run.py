@@ -3,7 +3,6 @@
 import shutil
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,6 @@ from assistant.training.trainer import AnchoredTrainer
 
 CHECKPOINTS = "checkpoints"
 HISTORY = "history.jsonl"
-# trl sets it by the name that transformers 5.24 has replaced
-warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing.* is deprecated", FutureWarning)
 
 
 def say(sentence: str) -> None:
