@@ -224,10 +224,10 @@ def by_transformers(model: Model, talk: list[Message], use: pytest.FixtureReques
 
 
 def by_llama_cpp(model: Model, talk: list[Message], use: pytest.FixtureRequest) -> list[int]:
-    with listening(model.gguf_speaker._slots, "generate") as heard:
+    with listening(model.gguf_speaker._slots, "generate_all") as heard:
         "".join(model.gguf_speaker.stream(talk, SHORT))
         model.gguf_speaker.answer_all([talk], SHORT)
-    (streamed, _), (batch, _) = heard
+    [[(streamed, _)]], [[(batch, _)]] = heard
     assert streamed == batch
     return streamed
 

@@ -73,8 +73,11 @@ class Slots:
             yield from tokens
 
     def generate_all(self, asked: Iterable[tuple[list[int], Wish]]) -> Iterator[Iterator[int | Notice]]:
-        """As generate, of each in order. All stand in line from the start, so who is written beside whom, and
-        with it every number, is the same each time."""
+        """As generate, of each in order.
+
+        All stand in line from the start: who is written beside whom, and with it every number, is the same
+        each time.
+        """
         answers = [Answer(*one) for one in asked]
         with self._lock:
             self._waiting += answers
