@@ -37,7 +37,7 @@ install-dev: .venv/installed-dev
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[train,gguf,publish,dev]'
 	@touch $@
 
-test: install-dev  ## the tests of ten minutes: without a GPU, rehearsed hosts, and all but one with a browser
+test: install-dev  ## the tests that need no GPU, no rehearsed host and, but for one, no browser
 	$(BIN)/python -m pytest $(SPREAD) -m "not gpu and not rehearsal and (smoke or not browser)"
 
 check: install-dev  ## what CI runs: lint, format, types, all tests but those that need a GPU
