@@ -27,6 +27,18 @@ def stage(request, server: StandIn, tmp_path_factory) -> Iterator[tuple[Face, Pa
         yield request.param, root, url
 
 
+FAINTEST = """milliseconds => new Promise(done => {
+    const end = performance.now() + milliseconds
+    let least = 1
+    const look = () => {
+        for (const node of document.querySelectorAll("[data-testid=stElementContainer]"))
+            least = Math.min(least, getComputedStyle(node).opacity)
+        performance.now() < end ? requestAnimationFrame(look) : done(least)
+    }
+    look()
+})"""
+
+
 class Maker(Visit):
     """A visitor of the tab that makes an assistant."""
 
@@ -52,6 +64,11 @@ class Maker(Visit):
             if not found:
                 break
         return found
+
+    def faintest(self, seconds: float) -> float:
+        """The least opacity of anything that Streamlit draws, in every frame, without transitions."""
+        self.page.add_style_tag(content=AT_REST)
+        return float(self.page.evaluate(FAINTEST, 1000 * seconds))
 
     def type_name(self, name: str) -> None:
         box = self.page.get_by_role("textbox", name=EN["make_name"], exact=self.kind == "streamlit").first
@@ -88,6 +105,7 @@ def test_an_assistant_is_made_watched_stopped_resumed_and_taken_home(stage, chro
     other.sees(EN.say("make_running", name="Bob"))
     visitor.come_again().sees("Bob: training")
     visitor.sees("75 s left")
+    assert visitor.faintest(seconds=4) == 1
     assert visitor.violations() == []
     chinese = Maker(chromium, url, kind, viewport=DESK, locale="zh-CN").come(ZH)
     chinese.sees(ZH["make_watched"])
