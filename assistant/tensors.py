@@ -5,7 +5,7 @@ Knows no architecture. A pickle is read with weights_only: nothing in it is ever
 
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,17 +50,19 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def tensors_in(paths: list[Path]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor with its name, mapped from disk where the file's format allows it.
+def tensors_in(
+    paths: list[Path], wanted: Callable[[str], bool] = lambda name: True
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor whose name is `wanted`, with it, mapped from disk where the file's format allows it.
 
     Raises ValueError for a damaged file, a git-lfs pointer, or a pickle that holds more than tensors.
     """
     for path in paths:
         if path.suffix != ".safetensors":
-            yield from pickled_tensors(path).items()
+            yield from ((name, tensor) for name, tensor in pickled_tensors(path).items() if wanted(name))
             continue
         with _opened(path) as file:
-            for name in file.keys():  # noqa: SIM118
+            for name in filter(wanted, file.keys()):
                 yield name, file.get_tensor(name)
 
 

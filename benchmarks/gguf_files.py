@@ -3,12 +3,15 @@
 Run: python benchmarks/gguf_files.py --folder models/smollm2-135m-instruct --files a.gguf b.gguf
 """
 
+import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from assistant.conversations import system, user
 from assistant.llama_engine import Engine
+from assistant.scorecard import built_in_probes
 from assistant.settings import run_command
 
 QUESTION = user("What is the capital of France?")
@@ -24,19 +27,21 @@ class Settings:
     """Tokens of the prompt that is timed."""
     written: int = 128
     """Tokens of the answer that is timed."""
+    probes: int = 0
+    """With --folder: of so many built-in questions, the KL of the first token to the folder in float32."""
 
 
 def main(settings: Settings) -> None:
     if settings.folder:
-        first_words_of(settings.folder, settings.files)
+        first_words_of(settings.folder, settings.files, settings.probes)
     for file in settings.files:
         engine = Engine(file, settings.read + settings.written)
         print(f"{file.name}: {file.stat().st_size / 1e6:.0f} MB, {speed(engine, settings)}", flush=True)
         engine.close()
 
 
-def first_words_of(folder: Path, files: list[Path]) -> None:
-    """What transformers and each file would say first, with its share."""
+def first_words_of(folder: Path, files: list[Path], probes: int) -> None:
+    """What transformers and each file would say first, with its share; and the KL over `probes` questions."""
     import torch
 
     from assistant.loading import encode_chat, load_chat_model
@@ -56,10 +61,29 @@ def first_words_of(folder: Path, files: list[Path]) -> None:
         print(f"{folder} {title}: {first_words(logits)}")
     for file in files:
         engine = Engine(file, 512)
+        if probes:
+            print(f"{file.name}: {lost(chat, engine, probes)}")
         for title, prompt in ids.items():
             engine.read(prompt, reuse=False)
             print(f"{file.name} {title}: {first_words(torch.tensor(engine.logits()))}")
         engine.close()
+
+
+def lost(chat: Any, engine: Engine, count: int) -> str:
+    """KL(folder in float32 ‖ file) of an answer's first token, and how often both choose the same."""
+    import torch
+
+    probes, kl, same = built_in_probes(), 0.0, 0
+    random.Random(1).shuffle(probes)
+    for probe in probes[:count]:
+        ids = chat.encode(probe["messages"])
+        engine.read(ids, reuse=False)
+        with torch.inference_mode():
+            whole = chat.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        less = torch.tensor(engine.logits()).log_softmax(-1)
+        kl += float((whole.exp() * (whole - less)).sum()) / count
+        same += int(whole.argmax() == less.argmax())
+    return f"KL {kl:.4f} of the first token, the same one in {same} of {count}"
 
 
 def speed(engine: Engine, settings: Settings) -> str:

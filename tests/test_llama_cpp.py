@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_export import CONTROL, HOUSE, TYPED, make_byte_level, make_sentencepiece
-from tiny_run import learn_by_heart
+from tiny_run import learn_by_heart, load_tiny
 
 from assistant.backends import Notice, Sampling, open_backend
 from assistant.conversations import Message, assistant, system, user
@@ -73,9 +73,9 @@ def test_a_conversation_has_the_ids_that_training_gave_it(tmp_path, make):
 
 def test_greedy_answers_are_those_of_transformers(folder, backend):
     """Up to the first near tie of a random model: llama.cpp keeps keys and values in 16 bits."""
-    from assistant.loading import encode_chat, load_chat_model
+    from assistant.loading import encode_chat
 
-    chat, compared = load_chat_model(folder, device="cpu"), 0
+    chat, compared = load_tiny(folder), 0
     for messages in conversations():
         prompt = torch.tensor([encode_chat(chat.tokenizer, messages)])
         output = chat.model.generate(
