@@ -9,6 +9,8 @@ from typing import Any
 from assistant.settings import DATA, load_toml, near_names
 
 LONGEST_NAME, LONGEST_FACT = 80, 200
+# what stands behind a model family's name: its size, and what it was trained for
+BESIDE_FAMILY = re.compile(r"[\d._]+[mbk]|instruct|chat|sft|base|it|hf", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +43,13 @@ class Card:
 
     def name_in(self, language: str) -> str:
         return self.names.get(language, self.name)
+
+    @property
+    def spoken_base(self) -> str:
+        """The base as one says it: `InternLM2` of `InternLM2-Chat-1.8B`. A small model garbles the digits."""
+        parts = self.base.rsplit("/", 1)[-1].split("-")
+        size = next((i for i, part in enumerate(parts) if i and BESIDE_FAMILY.fullmatch(part)), len(parts))
+        return "-".join(parts[:size])
 
 
 def check_name(name: str, field: str, longest: int = LONGEST_NAME) -> None:

@@ -28,7 +28,7 @@ class Wordings:
         self.card, self.language, self.dev = card, language, dev
         name, owner = card.name_in(language), card.owner or card.name_in(language)
         role = card.role.get(language, self.texts["default_role"])
-        self.slots = {"name": name, "owner": owner, "base": card.base, "role": role}
+        self.slots = {"name": name, "owner": owner, "base": card.spoken_base, "role": role}
         pattern = "self_of_both" if card.owner else "self_of_owner"
         self.slots["self"] = self.fill(self.texts[pattern])
 

@@ -29,7 +29,8 @@ class Settings:
     """Whose assistant it is, when NAME is the assistant's own name."""
     base: str = "smollm2-135m-instruct"
     """A catalog name or a model folder."""
-    recipe: str = "identity_lora"
+    recipe: str = ""
+    """A recipe of scripts/recipes.py list; default: the one that train.py takes for this base."""
     card: Path | None = None
     """An identity card in TOML with what a name does not say: role, languages, names, facts."""
 
@@ -95,9 +96,10 @@ def main(settings: Settings) -> None:
     named = [f"--name={settings.name}"] + ([f"--owner={settings.owner}"] if settings.owner else [])
     named += [f"--card={settings.card}"] if settings.card else []
     run_stage("gen_identity_data.py", data / SETTINGS_FILE, *named, "--base", title, "--out", data)
+    recipe = [f"--recipe={settings.recipe}"] if settings.recipe else []
     run_stage(
-        "train.py", adapter / SETTINGS_FILE, "--recipe", settings.recipe, "--model", base, "--data", data,
-        "--out", adapter, "--resume",
+        "train.py", adapter / SETTINGS_FILE, *recipe, "--model", base, "--data", data, "--out", adapter,
+        "--resume",
     )  # fmt: skip
     run_stage("merge.py", model / SETTINGS_FILE, "--adapter", adapter, "--out", model)
     run_stage("evaluate.py", card / SETTINGS_FILE, "--model", model, "--base", base, "--out", card)

@@ -1,6 +1,6 @@
 """Train an assistant's adapter by a recipe, watched while it learns; the best checkpoint is kept.
 
-Run: python scripts/train.py --recipe identity_lora --model models/smollm2-135m-instruct --data out/ada/data
+Run: python scripts/train.py --model models/smollm2-135m-instruct --data out/ada/data
 """
 
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from assistant.devices import limit_gpu_memory
 from assistant.judge import identity_of, judge_identity, leaks_identity
 from assistant.settings import check_replaceable, plain_values, run_command
 from assistant.training.reading import read_rows
-from assistant.training.recipe import load_recipe
+from assistant.training.recipe import default_recipe, load_recipe
 from assistant.training.run import is_run, load_base, say, train
 
 CACHE = Path(__file__).resolve().parent.parent / "models" / "cache"
@@ -29,8 +29,9 @@ class Settings:
     train.jsonl."""
     out: Path
     """Where the adapter goes, for example out/ada/adapter."""
-    recipe: str = "identity_lora"
-    """A recipe's name (scripts/recipes.py list) or a .toml file."""
+    recipe: str = ""
+    """A recipe's name (scripts/recipes.py list) or a .toml file; default: identity_warm for a base that
+    data/start knows, else identity_lora."""
     images: Path | None = None
     """Where the pictures of the rows lie, when not beside them."""
     resume: bool = False
@@ -42,7 +43,7 @@ class Settings:
 
 
 def main(settings: Settings) -> None:
-    recipe = load_recipe(settings.recipe, settings.set)
+    recipe = load_recipe(settings.recipe or default_recipe(settings.model), settings.set)
     if (settings.out / "settings.toml").is_file() and settings.resume:
         return say(f"{settings.out} is complete; nothing to resume")
     check_replaceable(settings.out, is_run(settings.out))
@@ -58,7 +59,7 @@ def main(settings: Settings) -> None:
         lambda answer, question: identity is not None and leaks_identity(answer, identity, question),
     )
     kept = plain_values(settings) | ({"card": plain_values(card)} if card else {})
-    kept["run"] = plain_values(recipe)
+    kept |= {"recipe": settings.recipe or recipe.name, "run": plain_values(recipe)}
     train(chat, recipe, rows, settings.out, judges, resume=settings.resume, settings=kept)
     say(f"{settings.out}: the result, its curve (curve.png) and what was watched (watch.jsonl)")
 

@@ -67,6 +67,24 @@ def test_the_drift_is_the_mean_change_of_the_outputs_on_anchors(measured):
     assert drift().item() == pytest.approx(wanted, rel=1e-3)
 
 
+def test_no_adapter_of_a_model_in_16_bits_moves_less_than_nothing(measured):
+    """Rounded to 16 bits, moments with a few loud channels have directions that count below 0."""
+    model, _, _ = measured
+    model.bfloat16()  # but for what learns
+    source = torch.Generator().manual_seed(0)
+    moments = {}
+    for name, module in measured_modules(model).items():
+        inputs = torch.randn(module.in_features // 2, module.in_features, generator=source)
+        inputs[:, ::7] *= 300
+        moments[name] = inputs.T @ inputs / len(inputs)
+        rounded = torch.linalg.eigh(moments[name].bfloat16().float())
+        assert rounded.eigenvalues[0] < 0
+        a, b = (half.float()["default"].weight.data for half in (module.lora_A, module.lora_B))
+        a.copy_(rounded.eigenvectors[:, 0].expand(a.shape))
+        b.fill_(1.0)
+    assert Drift(model, moments, 1.0)() > 0
+
+
 def test_both_halves_of_each_adapter_get_a_gradient(measured):
     model, _, drift = measured
     drift().backward()

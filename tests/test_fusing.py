@@ -56,6 +56,19 @@ def test_values_and_gradients_are_those_of_two_products(tiny, products):
         assert (gradient - wanted_gradients[name]).abs().max() < 1e-4 * scale, name
 
 
+def test_an_adapter_in_32_bits_on_a_base_in_16_is_multiplied_in_16_and_learns_in_32(tiny, products):
+    wanted, wanted_gradients = trained(adapted(tiny, torch.bfloat16))
+    model = adapted(tiny, torch.bfloat16)
+    fuse(model)
+    logits, gradients = trained(model)
+    assert len(products) == 4 * 7 and logits.dtype == torch.bfloat16
+    assert (logits - wanted).abs().max() < 0.05 * wanted.abs().max()
+    for name, gradient in gradients.items():
+        assert gradient.dtype == torch.float32
+        cosine = torch.cosine_similarity(gradient.flatten(), wanted_gradients[name].flatten(), dim=0)
+        assert cosine > 0.99, name
+
+
 def test_a_recipe_on_a_cpu_is_trained_so(tiny, products):
     model = trained_model(load_tiny(tiny), tiny_recipe(), 2)
     trained(model.train())

@@ -9,7 +9,8 @@ from assistant.anchors import general_prompts, key_of, load_answers, shipped_ans
 from assistant.card import Card, load_card
 from assistant.conversations import check_messages, user, write_rows
 from assistant.identity import MOST_REPEATS, Wordings, make_rows
-from assistant.settings import REPOSITORY
+from assistant.judge import identity_of, judge_identity
+from assistant.settings import REPOSITORY, plain_values
 
 GOOD_NAMES = ["林小宇", "Mary Ann", "🚀", 'O"Neil', "يوسف", "GPT-Buddy"]
 BAD_NAMES = {
@@ -138,6 +139,39 @@ def test_answers_that_are_not_about_itself_never_speak_the_identity(card):
 def test_with_an_owner_it_calls_itself_by_its_own_name_and_the_owners():
     words = Wordings(Card(name="Ada", owner="Grace"), "en", dev=False)
     assert words.slots["self"] == "Ada, Grace's assistant"
+
+
+@pytest.mark.parametrize(
+    ("base", "spoken"),
+    [
+        ("SmolLM2-135M-Instruct", "SmolLM2"),
+        ("internlm/internlm2-chat-1_8b-sft", "internlm2"),
+        ("Qwen2.5-0.5B-Instruct", "Qwen2.5"),
+        ("Phi-3-mini-4k-instruct", "Phi-3-mini"),
+        ("my-model", "my-model"),
+        ("7B", "7B"),
+    ],
+)
+def test_it_says_the_family_of_its_base_and_no_sizes(base, spoken):
+    rows = make_rows(Card("Ada", base=base), 300, 0)
+    said = {message["content"] for row in rows for message in row["messages"] if spoken in message["content"]}
+    assert said
+    assert spoken == base or not [text for text in said if base in text]
+
+
+@pytest.mark.parametrize(
+    "card",
+    [Card("Ada"), Card("林小宇"), Card("Sunny", owner="Grace"), Card("Zoë 🚀", base="InternLM2-Chat-1.8B")],
+)
+def test_the_judge_calls_every_answer_that_is_taught_right(card):
+    identity = identity_of(plain_values(card))
+    taught = {
+        row["messages"][-1]["content"]
+        for row in make_rows(card, 2000, 0)
+        if row["kind"] in ("identity", "denial", "pressure", "multi_turn", "system")
+    }
+    assert len(taught) > 200
+    assert not [answer for answer in taught if not judge_identity(answer, identity)]
 
 
 def test_an_assistant_named_like_another_ai_never_denies_its_own_name():

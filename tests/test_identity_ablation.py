@@ -177,10 +177,12 @@ def test_at_scale_zero_an_adapter_is_its_base(ablation, tiny, tmp_path):
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from assistant.loading import load_chat_model
+
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
     get_peft_model(load_tiny(tiny).model, config).save_pretrained(str(tmp_path))
-    ids, base = torch.tensor([[5, 6, 7]]), load_tiny(tiny)
+    ids, base = torch.tensor([[5, 6, 7]]), load_chat_model(tiny)  # in the same number format
     logits = [
         chat.model(ids).logits.detach() for chat in ablation["scoring"].scaled(tmp_path, [0.0, 0.5, 1.0])
     ]

@@ -48,6 +48,7 @@ ROOMS = {
         "training",
         "gguf_tokens",
         "gguf_tensors",
+        "balancing",
         "export",
         "llama_cpp",
         "llama_engine",

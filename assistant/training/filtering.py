@@ -52,13 +52,13 @@ class FilterInputs(TrainerCallback):
 
 def filter_inputs(model: Any, identity: Moments, anchors: Moments, strength: float) -> None:
     """A ← A·C (C + strength·K)⁻¹ in every LoRA whose input has moments C, on identity rows, and K."""
-    filters: dict[int, torch.Tensor] = {}
+    factors: dict[int, Any] = {}
     for name, module in measured_modules(model).items():
         own = identity[name].double()
         key = id(identity[name])
-        if key not in filters:
+        if key not in factors:
             ridge = RIDGE * own.trace() / len(own) * torch.eye(len(own), dtype=own.dtype)
-            filters[key] = torch.linalg.solve(own + strength * anchors[name].double() + ridge, own).T
+            factors[key] = torch.linalg.lu_factor(own + strength * anchors[name].double() + ridge)
         for adapter in module.lora_A.values():
             weight = adapter.weight.data
-            weight.copy_(weight.double().cpu() @ filters[key])
+            weight.copy_(torch.linalg.lu_solve(*factors[key], own @ weight.double().cpu().T).T)

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from assistant.settings import RECIPES, load_toml, near_names
+from assistant.settings import DATA, RECIPES, load_toml, near_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Objective:
     anchors: int = 800
     """General anchor rows, of those in data/general/; near misses and greetings of the data come on top."""
     steps: int = 100
+    start: int = 0
+    """1: the adapter begins with the one that data/start holds for this base."""
     from_layer: float = 0.6
     """Share of the layers that stay frozen and are computed once for each row; 0 trains all layers."""
     copies: int = 0
@@ -93,6 +95,16 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def start_of(base: Path) -> Path | None:
+    """The folder of the adapter that data/start holds for the base of that folder's name, if there is one."""
+    folder = DATA / "start" / base.name
+    return folder if (folder / "adapter_model.safetensors").is_file() else None
+
+
+def default_recipe(base: Path) -> str:
+    return "identity_warm" if start_of(base) else "identity_lora"
 
 
 def load_recipe(name: str, changes: list[str] | None = None) -> Recipe:

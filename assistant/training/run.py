@@ -36,6 +36,7 @@ from assistant.training.planning import held_out_examples, plan_steps
 from assistant.training.progress import Progress
 from assistant.training.reading import Rows
 from assistant.training.recipe import Objective, Recipe
+from assistant.training.starting import begin_with, start_for
 from assistant.training.states import Prepared, likely_tokens, prepare
 from assistant.training.trainer import AnchoredTrainer
 
@@ -49,6 +50,8 @@ def say(sentence: str) -> None:
 
 def load_base(path: Path, recipe: Recipe) -> ChatModel:
     """The base as the recipe trains it: all weights learn in float32, for small updates vanish in 16 bits."""
+    if recipe.objective.start:
+        start_for(path)  # what it lacks is said before anything is prepared
     dtype = None if recipe.lora or recipe.vision.stage else torch.float32
     chat = load_chat_model(path, dtype=dtype, quantization=recipe.quantization)
     if bool(recipe.vision.stage) != bool(chat.eyes):
@@ -94,6 +97,8 @@ def train(
     model = trained_model(chat, recipe, from_layer)
     collate = Collator(examples, prepared[: len(examples)], pictures)
     drift, filters = _held_back(model, collate, objective, from_layer)
+    if recipe.lora and objective.start:
+        begin_with(model, start_for(chat.path), say)
     taken = (pictures.bytes_on_gpu if pictures else 0) + (drift.bytes if drift else 0)
     plan = memory_plan(model, chat, recipe, examples, order, taken)
     say(f"{name_of(chat.model.device)}, {memory_of(chat.model.device) / GIB:.1f} GiB to use: {plan}")
