@@ -6,6 +6,8 @@ import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from workshop import environment_of, make_stage, make_workshop, wait_until
@@ -13,6 +15,7 @@ from workshop import environment_of, make_stage, make_workshop, wait_until
 from assistant.card import load_card
 from assistant.web.making import (
     LOG,
+    Job,
     Refused,
     Wish,
     forget,
@@ -254,8 +257,9 @@ def test_a_job_is_a_command_of_its_own_arguments_never_a_shell_and_a_second_stop
     start(wish, root)
     job = read_job(root)
     pid = json.loads((job.folder / "making.json").read_text())["pid"]
-    given = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    assert f"--name={wish.name}".encode() in given and os.getpgid(pid) == pid
+    command_line = Path(f"/proc/{pid}/cmdline")
+    wait_until(lambda: command_line.read_bytes(), job.folder / LOG, timeout_s=10)  # empty while exec sets it
+    assert f"--name={wish.name}".encode() in command_line.read_bytes().split(b"\0") and os.getpgid(pid) == pid
     wait_until(lambda: (job.folder / "data" / "settings.toml").is_file(), job.folder / LOG)
     stop(root)
     stop(root)
@@ -290,3 +294,22 @@ def test_another_wish_of_that_name_begins_anew_and_nothing_else_is_lost(tmp_path
     assert {path.name for path in (root / "out" / "ada").iterdir()} == {"notes.txt", LOG, "making.json"}
     forget(root / "out" / "ada")
     assert (root / "out" / "ada" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("status", "is_whole"), [("done", True), ("failed", True), ("running", False)])
+def test_what_is_over_is_drawn_whole_also_when_it_was_drawn_before(gradio, monkeypatch, status, is_whole):
+    """An answer that a page lost is not asked for again: its timer has ended."""
+    from assistant.web import gradio_making as page
+
+    fakes = {"seen": {}, "curves": {"curves": 1}, "ended": {"result": 1}}
+    for name, drawn in fakes.items():
+        monkeypatch.setattr(page, name, lambda *_, drawn=drawn: dict(drawn))
+    monkeypatch.setattr(page, "read_job", lambda: Job(Wish("Ada"), Path("out/ada"), False, False))
+    monkeypatch.setattr(page, "progress_of", lambda job: Progress(status, "ask"))
+    parts = SimpleNamespace(texts=lambda language: load_texts()[language])
+    form = SimpleNamespace(box="form")
+    shop: Any = SimpleNamespace(parts=parts, form=form, view=None, result=None, timer="timer", drawn="drawn")
+    first = page.show(shop, "en")
+    again = page.show(shop, "en", first["drawn"])
+    assert {"curves", "result"} <= first.keys()
+    assert ({"curves", "result"} <= again.keys()) is is_whole

@@ -53,6 +53,23 @@ def arrive(visitor: Visit, texts) -> None:
     visitor.page.locator("#box textarea:not([disabled])").wait_for()
 
 
+@pytest.mark.browser
+def test_a_page_that_nobody_touches_draws_nothing(chromium, gradio_url: str):
+    visitor = Visit(chromium, gradio_url, "gradio", viewport=DESK)
+    visitor.run_first("""const draw = window.requestAnimationFrame; window.drawn = 0;
+        window.requestAnimationFrame = (step) => { window.drawn++; return draw(step); }""")
+    visitor.page.reload()
+    arrive(visitor, EN)
+
+    def drawn_in_a_second() -> int:
+        before = visitor.page.evaluate("window.drawn")
+        visitor.page.wait_for_timeout(1000)
+        return visitor.page.evaluate("window.drawn") - before
+
+    assert any(drawn_in_a_second() <= 5 for _ in range(10))  # 60 where anything moves
+    visitor.finish()
+
+
 # ---- the language
 
 

@@ -27,7 +27,7 @@ from assistant.web.making_progress import BUSY, Progress, progress_of
 from assistant.web.models import Found
 from assistant.web.texts import Texts
 
-LOOK_S = 1.5  # between two looks at a job that runs
+LOOK_S = 4.0  # between two looks at a job that runs: each costs it as much time on two cores
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def show(shop: Workshop, language: str, before: str = "") -> dict[Any, Any]:
     entries = len(progress.losses), len(progress.watched)
     now = f"{job.folder} {progress.status} {entries} {texts.code}"
     shown = seen(shop.view, job, progress, texts)
-    if now != before:
+    if now != before or not is_busy:  # nothing looks again at what is over, so its whole answer counts
         shown |= curves(shop.view, progress, texts) | ended(shop.parts, shop.result, job, progress, texts)
     form, timer = gr.Column(visible=not is_busy), gr.Timer(active=is_busy)
     return {shop.form.box: form, shop.timer: timer, shop.drawn: now, **shown}

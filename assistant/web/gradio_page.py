@@ -39,7 +39,7 @@ from assistant.web.texts import (
 
 __all__ = ["LOOK", "build_page", "translations"]
 
-LOOK_S = 0.02  # between two looks for what a visitor asks
+LOOK_S = 0.05  # between two looks for what a visitor asks
 # Each opens one gr.Tab; a new tab is one more function here.
 TABS: list[Callable[[gr.Blocks, Parts], None]] = [chat_tab, image_tab, compare_tab, scorecard_tab, make_tab]
 
@@ -51,8 +51,10 @@ def build_page(engine: Engine) -> gr.Blocks:
             for tab in TABS:
                 tab(page, parts)
     page.queue(max_size=400)  # far above what the engine's own line lets wait: that one says so in words
-    # By itself Gradio looks a thousand times a second, a twelfth of a core, for as long as the page runs.
+    # By itself Gradio looks a thousand times a second, a twelfth of a core, for as long as the page runs,
+    # and a hundred times for gr.Progress, which nothing here has.
     page._queue.sleep_when_free = LOOK_S
+    page._queue.progress_update_sleep_when_free = 1.0
     return page
 
 

@@ -35,7 +35,8 @@ LOOK: dict[str, Any] = {
     "css_paths": [Path(__file__).with_name("page.css")],
 }
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-QUICK: dict[str, Any] = PRIVATE | {"queue": False}
+# No component counts the seconds of what is over at once.
+QUICK: dict[str, Any] = PRIVATE | {"queue": False, "show_progress_on": []}
 # For what shows a state of the page: a change that comes while the last one is drawn is drawn after it.
 LATEST: dict[str, Any] = QUICK | {"trigger_mode": "always_last"}
 

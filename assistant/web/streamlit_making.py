@@ -29,7 +29,7 @@ from assistant.web.scorecard_view import summary
 from assistant.web.streamlit_parts import engines, plain_label, plain_markdown
 from assistant.web.texts import Texts
 
-LOOK_S = 1.5  # between two looks at a job that runs
+LOOK_S = 4.0  # between two looks at a job that runs: each costs it as much time on two cores
 BOXES = ("wish_name", "wish_owner", "wish_facts")
 STEADY = "<style>[data-stale=true] { opacity: 1 !important }</style>"  # else curves fade at each look
 state = st.session_state
