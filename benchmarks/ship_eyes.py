@@ -5,7 +5,8 @@ Use: python scripts/make_llava.py --llm models/smollm2-135m-instruct --vision ef
         --adapter data/eyes --out out/eyes/llava
 
 The filter is that of assistant/training/filtering.py once more, after the last step: what a chat without a
-picture sends into the adapter moves it less (docs/log.md has what each strength costs).
+picture sends into the adapter moves it less (docs/log.md has what each strength costs). Questions about a
+picture that nobody sent are text too, and what they taught stays.
 """
 
 import sys
@@ -16,6 +17,7 @@ from tempfile import TemporaryDirectory
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from assistant.conversations import images_of
 from assistant.llava_adapter import WEIGHTS, read_trained, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
 from assistant.training.collating import Collator
@@ -30,6 +32,7 @@ from assistant.training.seeing import picture_examples
 from assistant.training.states import Prepared
 
 RECIPE = "llava_instruct"
+READ = 100  # rows for each one that is looked at: of a hundred, five ask about a picture that is not there
 CACHE = DATA.parent / "models" / "cache"
 SOMEBODYS = ("card", "model", "data", "out", "images", "resume")  # whose it was and where it lay
 
@@ -45,7 +48,9 @@ class Settings:
     filter: float = 1.0
     """How much a token of text alone counts against one of a row with pictures; 0: no filter."""
     rows: int = 400
-    """Rows of pictures and text whose inputs are looked at."""
+    """Rows with pictures whose inputs are looked at."""
+    refusals: int = 100
+    """And rows that ask about a picture which is not there."""
     anchors: int = 700
     """General prompts whose inputs are looked at."""
     out: Path = DATA / "eyes"
@@ -53,7 +58,7 @@ class Settings:
 
 def write_filtered(settings: Settings, folder: Path) -> None:
     """The adapter into `folder`, its LoRA's inputs filtered."""
-    counts = [f"identity_rows={settings.rows}", f"anchors={settings.anchors}", "steps=1"]
+    counts = [f"identity_rows={READ * settings.rows}", f"anchors={settings.anchors}", "steps=1"]
     recipe = load_recipe(RECIPE, counts)
     chat = load_base(settings.llava, recipe)
     rows = read_rows(chat, recipe, settings.data, None, CACHE, say)
@@ -61,8 +66,9 @@ def write_filtered(settings: Settings, folder: Path) -> None:
     anchors = anchor_examples(
         chat, rows.anchors, objective.anchor_tokens, objective.prompt_every, objective.max_length
     )
-    examples = picture_examples(chat, rows.pictures, objective.max_length)
-    examples = [example for example in examples if example.images] + anchors
+    shown = [row for row in rows.pictures if images_of(row["messages"])][: settings.rows]
+    refused = [row for row in rows.pictures if row.get("kind") == "no_image"][: settings.refusals]
+    examples = picture_examples(chat, shown + refused, objective.max_length) + anchors
     pictures = pictures_for(chat, recipe, [image for e in examples for image in e.images], say)
     model = trained_model(chat, recipe, 0)
     weights = load_file(settings.adapter / WEIGHTS)
@@ -70,7 +76,7 @@ def write_filtered(settings: Settings, folder: Path) -> None:
     model.eval()
     collate = Collator(examples, [Prepared() for _ in examples], pictures)
     seen = len(examples) - len(anchors)
-    say(f"filtering by {seen} rows with pictures and {len(anchors)} general prompts")
+    say(f"filtering by {seen} rows about pictures and {len(anchors)} general prompts")
     own, general = (
         input_moments(model, collate, list(places), 0) for places in (range(seen), range(seen, len(examples)))
     )

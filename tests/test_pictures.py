@@ -7,6 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from assistant.card import Card
+from assistant.picture_judge import says_no_image
 from assistant.pictures import packages
 from assistant.pictures.making import Wanted, make_pictures
 from assistant.pictures.mixture import asked_about
@@ -16,6 +17,7 @@ from assistant.pictures.rows import Asker, make_scenes
 from assistant.pictures.scenes import MOST, Scene, colour_name, colours_of, draw_scene
 from assistant.pictures.stamps import stamps
 from assistant.pictures.things import (
+    LANGUAGES,
     Style,
     article,
     held_out_families,
@@ -209,6 +211,18 @@ def test_without_a_picture_the_answer_says_so(made):
     rows = [row for row in rows_of(made, "train.json") if row["kind"] == "no_image"]
     assert rows
     assert not [row for row in rows if "image" in row]
+    assert all(says_no_image(texts_of(row)[-1]) for row in rows)
+    presuming = {question for language in LANGUAGES for question, _ in load_texts(language)["no_image"]}
+    others = [row for row in rows if texts_of(row)[0] not in presuming]
+    assert 0.3 * len(rows) < len(others) < 0.7 * len(rows)  # in the words in which pictures are asked about
+
+
+def test_both_names_are_asked_for_at_once(made):
+    rows = [row for row in rows_of(made, "train.json") if row["kind"] == "both"]
+    assert rows
+    for row in rows:
+        answer = texts_of(row)[-1]
+        assert "image" in row and re.search(r"[\u4e00-\u9fff]", answer) and re.search("[a-z]", answer)
 
 
 def test_the_same_seed_gives_the_same_bytes_with_any_number_of_processes(drawings):

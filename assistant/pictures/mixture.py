@@ -16,6 +16,7 @@ from assistant.pictures.things import LANGUAGES, load_styles
 
 Record = dict[str, Any]
 PICTURED = ("name", "kind", "yes_no", "count", "colour", "language", "several")
+TAUGHT = (*PICTURED, "both")  # no probe asks for the last
 EVENLY = ("count", "colour")  # kinds whose answers are few: each comes equally often
 SPOKEN = ("name", "kind", "yes_no", "colour", "language")  # what a conversation about one thing is made of
 
@@ -47,11 +48,11 @@ def instruct_records(
     if card is None:
         shares["name"] += shares.pop("identity")
     makers: dict[str, Iterator[tuple[list[Turn], Scene | None]]] = {
-        kind: _pictured(asker, kind, scenes) for kind in PICTURED
+        kind: _pictured(asker, kind, scenes) for kind in TAUGHT
     }
     makers |= {
         "multi_turn": _conversations(asker, scenes),
-        "no_image": _without_image(asker),
+        "no_image": _without_image(asker, scenes),
         "text": _text_only(source, base),
     }
     if card is not None:
@@ -139,11 +140,17 @@ def _conversations(asker: Asker, scenes: list[Scene]) -> Iterator[tuple[list[Tur
             yield turns, scene
 
 
-def _without_image(asker: Asker) -> Iterator[tuple[list[Turn], Scene | None]]:
+def _without_image(asker: Asker, scenes: list[Scene]) -> Iterator[tuple[list[Turn], Scene | None]]:
+    """No picture was sent: questions that presume one, then questions of every other kind."""
+    about = [asked_about(asker, kind, asker.source.sample(scenes, len(scenes))) for kind in PICTURED]
     while True:
-        for language in LANGUAGES:
-            asked = asker.no_image(language)
-            yield [(asked.question, asked.answer)], None
+        for makers in about:
+            for _ in LANGUAGES:
+                asked, _scene = next(makers)
+                # the language of the answer is the one that is asked for
+                refusal = asker.no_image(asked.language)
+                for question in (refusal.question, asked.question):
+                    yield [(question, refusal.answer)], None
 
 
 def _text_only(source: random.Random, base: str) -> Iterator[tuple[list[Turn], Scene | None]]:

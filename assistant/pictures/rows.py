@@ -162,6 +162,11 @@ class Asker:
             "language", language, self.wording(asked_in, "language"), answer, [list(thing.names[language])]
         )
 
+    def both(self, scene: Scene, language: str) -> Asked:
+        """For both names, which ties the Chinese one to the English one that the LLM knows."""
+        thing = _thing(scene)
+        return self._filled("both", language, thing, [list(thing.names[tongue]) for tongue in LANGUAGES])
+
     def several(self, scene: Scene, language: str) -> Asked:
         question, answer = self.wording(language, "several")
         accepted = [list(load_things()[number].names[language]) for number in scene.things]
@@ -186,6 +191,8 @@ def _slots(thing: Thing, language: str) -> dict[str, str]:
     a_kind, kind, *_ = texts["kinds"].get(thing.kind, ["", ""])
     slots = {
         "a": with_article(thing, language),
+        "a_capital": _first_upper(with_article(thing, language)),
+        "foreign": with_article(thing, LANGUAGES[1 - LANGUAGES.index(language)]),
         "name": thing.names[language][0],
         "a_kind": a_kind,
         "kind": kind,
