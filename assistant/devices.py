@@ -24,6 +24,16 @@ def keep_freed_memory() -> None:
             tune(option, value)
 
 
+@cache
+def attend_at_any_length() -> None:
+    """Leaves attention on a GPU to kernels that take rows of any length as they come.
+
+    cuDNN's, which torch prefers on an H100 and newer, first makes a plan for each new length: milliseconds a
+    layer, where each step and each token of an answer has another length (docs/log.md, 2026-11-30).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def device_of_machine() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -1,6 +1,7 @@
 """Loads a chat model and turns messages into token ids. Knows nothing of identities."""
 
 import json
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from assistant.conversations import (
     template_pieces,
     user,
 )
-from assistant.devices import device_of_machine, fast_dtype
+from assistant.devices import attend_at_any_length, device_of_machine, fast_dtype
 from assistant.eyes import Eyes, eyes_of, is_llava
 from assistant.folders import is_internlm2, read_json, refuse_pointer
 from assistant.internlm2_tokenizer import check_tokenizer
@@ -30,6 +31,7 @@ from assistant.settings import load_settings
 
 # trl and peft ask by the names that transformers 5.24 has replaced
 warnings.filterwarnings("ignore", r"`(is_)?gradient_checkpointing.* is deprecated", FutureWarning)
+LOADING = threading.RLock()
 NOT_QUANTIZED = (".*vision_tower", ".*multi_modal_projector", "lm_head")  # XTuner quantizes the LLM alone
 
 
@@ -116,6 +118,8 @@ def load_chat_model(
     path = Path(path)
     device = device or device_of_machine()
     dtype = dtype or fast_dtype(device)
+    if device.startswith("cuda"):
+        attend_at_any_length()
     if path.is_dir() and is_adapter(path):
         base, quantized = base_of_adapter(path), quantization_of(path)
         chat = load_chat_model(base, dtype=dtype, device=device, quantization=quantized)
@@ -163,12 +167,17 @@ def _quantized(quantization: dict[str, Any], dtype: torch.dtype, device: str, se
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """No progress bar for the second that a small folder takes to load."""
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.utils.logging.enable_progress_bar()
+    """One model at a time, and no progress bar for the second that a small folder takes to load.
+
+    While it loads, transformers sets the number format that torch makes new tensors in, for the whole
+    process: two threads of a page that load side by side could leave it at 16 bits for good.
+    """
+    with LOADING:
+        transformers.utils.logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -3,6 +3,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
     """Streamlit leaves a page's script as the main module, which a process started later would run."""
     monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
+
+
+@pytest.fixture(autouse=True)
+def own_number_format() -> Iterator[None]:
+    """No model loads on behind the next test: while it does, new tensors of all threads have its format."""
+    yield
+    for thread in threading.enumerate():
+        if thread.name == "load":
+            thread.join(60)
+    if torch := sys.modules.get("torch"):
+        left, _ = torch.get_default_dtype(), torch.set_default_dtype(torch.float32)
+        assert left is torch.float32, f"new tensors are {left} after this test"
 
 
 @pytest.fixture(scope="session")

@@ -74,6 +74,42 @@ def answering_threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "answer"]
 
 
+def test_two_threads_that_load_leave_the_number_format_as_it_was(tiny_model, monkeypatch):
+    """transformers sets the format of new tensors while it loads: another load must not find 16 bits."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from assistant.loading import load_chat_model
+
+    real = AutoModelForCausalLM.from_pretrained
+    loading, first_is_in, second_is_through = [], threading.Event(), threading.Event()
+
+    def from_pretrained(path: str, dtype: torch.dtype, **given: object) -> object:
+        loading.append(dtype)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        if len(loading) == 1:
+            first_is_in.set()
+            second_is_through.wait(0.5)  # in vain, when one waits for the other
+        else:
+            second_is_through.set()
+            time.sleep(1)
+        torch.set_default_dtype(before)
+        return real(path, dtype=dtype, **given)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    dtypes = (torch.bfloat16, torch.float16)
+    threads = [
+        threading.Thread(target=load_chat_model, args=[tiny_model], kwargs={"dtype": d}) for d in dtypes
+    ]
+    threads[0].start()
+    assert first_is_in.wait(10)
+    threads[1].start()
+    for thread in threads:
+        thread.join(30)
+    assert loading == list(dtypes) and torch.get_default_dtype() is torch.float32
+
+
 def test_streamed_chunks_join_to_the_answer_of_the_batch(backend):
     sampling = Sampling(max_new_tokens=40)
     streamed = "".join(backend.stream([user("hello")], sampling)).strip()
