@@ -92,7 +92,8 @@ def _picture_of(entry: dict[str, Any], place: str, data: Path, kind: str) -> lis
 
 def _in_second_turn(probes: Iterable[PictureProbe], source: random.Random) -> Iterator[PictureProbe]:
     """Questions after one for the kind, which was answered rightly; the picture is in turn 1 alone."""
-    asker, numbers = Asker(source, held_out=True), {thing.name: i for i, thing in enumerate(load_things())}
+    asker = Asker(source, held_out=True, led=False)
+    numbers = {thing.name: number for number, thing in enumerate(load_things())}
     for probe in probes:
         number = numbers.get(probe.thing)
         if probe.kind in MULTI_TURN and number is not None:
