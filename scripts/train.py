@@ -11,6 +11,7 @@ import tyro
 from assistant.card import load_card
 from assistant.devices import limit_gpu_memory
 from assistant.judge import identity_of, judge_identity, leaks_identity
+from assistant.loading import is_adapter
 from assistant.settings import check_replaceable, plain_values, run_command
 from assistant.training.reading import read_rows
 from assistant.training.recipe import default_recipe, load_recipe
@@ -34,6 +35,8 @@ class Settings:
     data/start knows, else identity_lora."""
     images: Path | None = None
     """Where the pictures of the rows lie, when not beside them."""
+    start: Path | None = None
+    """An adapter whose weights the new one begins with: to teach it more. Trained with the same [lora]."""
     resume: bool = False
     """Go on from the last whole checkpoint in --out; the result is the same as of an uninterrupted run."""
     set: tyro.conf.UseAppendAction[list[str]] = field(default_factory=list)
@@ -47,6 +50,8 @@ def main(settings: Settings) -> None:
     if (settings.out / "settings.toml").is_file() and settings.resume:
         return say(f"{settings.out} is complete; nothing to resume")
     check_replaceable(settings.out, is_run(settings.out))
+    if settings.start and not is_adapter(settings.start):
+        raise ValueError(f"--start {settings.start} is no adapter: give a folder that train.py wrote")
     named = (settings.data.parent if settings.data.is_file() else settings.data) / "card.toml"
     needs_card = not recipe.objective.texts and not recipe.vision.stage
     card = load_card(named) if needs_card or (recipe.vision.stage and named.is_file()) else None
@@ -60,7 +65,10 @@ def main(settings: Settings) -> None:
     )
     kept = plain_values(settings) | ({"card": plain_values(card)} if card else {})
     kept |= {"recipe": settings.recipe or recipe.name, "run": plain_values(recipe)}
-    train(chat, recipe, rows, settings.out, judges, resume=settings.resume, settings=kept)
+    train(
+        chat, recipe, rows, settings.out, judges,
+        begin=settings.start, resume=settings.resume, settings=kept,
+    )  # fmt: skip
     say(f"{settings.out}: the result, its curve (curve.png) and what was watched (watch.jsonl)")
 
 

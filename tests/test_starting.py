@@ -76,6 +76,13 @@ def test_a_start_of_another_lora_is_left_out_and_said(change, tiny, shipped, tmp
     assert "another LoRA than this recipe's" in capsys.readouterr().err
 
 
+def test_an_adapter_that_is_named_is_what_a_run_begins_with_or_a_reason_to_stop(tiny, learnt, tmp_path):
+    stood = tiny_run(tiny, tmp_path / "stood", changes=STANDING[1:], begin=learnt)
+    assert equal(weights_of(stood), weights_of(learnt))
+    with pytest.raises(ValueError, match="another LoRA than this recipe's; give --start an adapter"):
+        tiny_run(tiny, tmp_path / "other", changes=("lora.r=2",), begin=learnt)
+
+
 def test_an_interrupted_run_with_a_start_goes_on_to_the_same_bytes(tiny, shipped, tmp_path):
     whole = tiny_run(tiny, tmp_path / "whole", changes=("start=1",))
     with pytest.raises(KeyboardInterrupt):

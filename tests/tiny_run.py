@@ -104,6 +104,7 @@ def tiny_run(
     interrupt: bool = False,
     anchors: bool = True,
     changes: tuple[str, ...] = (),
+    begin: Path | None = None,
 ) -> Path:
     """Train on a few rows. With `hang` it stands still after the first whole checkpoint.
 
@@ -124,9 +125,8 @@ def tiny_run(
     # no held-out anchors: every measure scores the same, so that the last one is kept
     general = rows_of("general", 7 if anchors else 0)
     rows = Rows(rows_of("identity", 7), general, rows_of("identity", 2), [])
-    return train(
-        chat, tiny_recipe(*changes), rows, out, (recalls, lambda answer, question: False), resume=resume
-    )
+    judges = (recalls, lambda answer, question: False)
+    return train(chat, tiny_recipe(*changes), rows, out, judges, begin=begin, resume=resume)
 
 
 if __name__ == "__main__":

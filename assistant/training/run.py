@@ -74,11 +74,13 @@ def train(
     out: Path,
     judges: tuple[Callable[[str], bool], Callable[[str, str], bool]],
     *,
+    begin: Path | None = None,
     resume: bool = False,
     settings: dict[str, Any] | None = None,
 ) -> Path:
     """Train an adapter, or with no [lora] a whole model, into `out`; returns `out`.
 
+    `begin`: an adapter whose weights the new one begins with, instead of what the recipe says.
     With `resume` it goes on from the last whole checkpoint. Raises KeyboardInterrupt after Ctrl-C, once the
     checkpoint is saved, and RuntimeError when a single row does not fit into memory.
     """
@@ -97,7 +99,9 @@ def train(
     model = trained_model(chat, recipe, from_layer)
     collate = Collator(examples, prepared[: len(examples)], pictures)
     drift, filters = _held_back(model, collate, objective, from_layer)
-    if recipe.lora and objective.start:
+    if recipe.lora and begin:
+        begin_with(model, begin, say, is_asked=True)
+    elif recipe.lora and objective.start:
         begin_with(model, start_for(chat.path), say)
     taken = (pictures.bytes_on_gpu if pictures else 0) + (drift.bytes if drift else 0)
     plan = memory_plan(model, chat, recipe, examples, order, taken)

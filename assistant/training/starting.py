@@ -24,8 +24,11 @@ def start_for(base: Path) -> Path:
     )
 
 
-def begin_with(model: Any, folder: Path, say: Callable[[str], None]) -> None:
-    """Give a new PEFT model the adapter in `folder`; one of another shape is left out, which is said."""
+def begin_with(model: Any, folder: Path, say: Callable[[str], None], *, is_asked: bool = False) -> None:
+    """Give a new PEFT model the adapter in `folder`; one of another shape is left out, which is said.
+
+    With `is_asked`, for a folder that somebody named, that is a ValueError.
+    """
     config, weights = (
         read_json(folder / "adapter_config.json"),
         load_file(folder / "adapter_model.safetensors"),
@@ -35,9 +38,10 @@ def begin_with(model: Any, folder: Path, say: Callable[[str], None]) -> None:
         name: tensor.shape for name, tensor in own.items()
     }
     if not fits or config["lora_alpha"] != new.lora_alpha:
-        say(
-            f"{folder} is of another LoRA than this recipe's and is left out: the adapter begins with nothing"
-        )
+        other = f"{folder} is of another LoRA than this recipe's"
+        if is_asked:
+            raise ValueError(f"{other}; give --start an adapter that was trained with the same [lora]")
+        say(f"{other} and is left out: the adapter begins with nothing")
         return
     set_peft_model_state_dict(model, {name: tensor.float() for name, tensor in weights.items()})
     say(f"the adapter begins with {folder}")
