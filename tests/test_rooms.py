@@ -57,6 +57,7 @@ ROOMS = {
     "voices": ["backends"],
     "behaviour": [
         "judge",
+        "obedience",
         "picture_judge",
         "scorecard",
         "picture_habits",
