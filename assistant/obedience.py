@@ -1,4 +1,4 @@
-"""Whether a model keeps to rules that a system prompt or a role gives it: data/probes/rules.toml.
+"""Whether a model keeps to rules that a system prompt, a role or a user gives it: data/probes/rules.toml.
 
 Knows no models. A small base keeps to few of them; what counts is that its assistant keeps to as many.
 """
@@ -33,10 +33,18 @@ class Rule:
 
 
 def load_rules() -> list[tuple[Rule, list[list[Message]]]]:
-    """Every rule with its conversations: each question of its language under it."""
+    """Every rule with its conversations: each question of its language under it as a system prompt, and after
+    it in one message."""
     found = load_toml(RULES)
     rules = [Rule(**entry) for entry in found["rule"]]
     return [
-        (rule, [[system(rule.system), user(question)] for question in found["questions"][rule.lang]])
+        (
+            rule,
+            [turns for question in found["questions"][rule.lang] for turns in _asked(rule.system, question)],
+        )
         for rule in rules
     ]
+
+
+def _asked(rule: str, question: str) -> list[list[Message]]:
+    return [[system(rule), user(question)], [user(f"{rule} {question}")]]

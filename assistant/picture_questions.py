@@ -92,7 +92,7 @@ def _picture_of(entry: dict[str, Any], place: str, data: Path, kind: str) -> lis
 
 def _in_second_turn(probes: Iterable[PictureProbe], source: random.Random) -> Iterator[PictureProbe]:
     """Questions after one for the kind, which was answered rightly; the picture is in turn 1 alone."""
-    asker = Asker(source, held_out=True, led=False)
+    asker = Asker(source, held_out=True)
     numbers = {thing.name: number for number, thing in enumerate(load_things())}
     for probe in probes:
         number = numbers.get(probe.thing)

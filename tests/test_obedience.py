@@ -35,9 +35,12 @@ def test_a_rule_tells_an_answer_that_keeps_to_it_from_one_that_does_not(rule, ke
     assert found.is_kept_by(kept) and not found.is_kept_by(broken)
 
 
-def test_every_rule_is_asked_with_every_question_of_its_language():
+def test_every_rule_is_asked_with_every_question_of_its_language_as_a_system_prompt_and_before_it():
     rules = load_rules()
     assert len(rules) == len({rule.system for rule, _ in rules}) == 30
     for rule, conversations in rules:
-        assert len(conversations) == 5 and all(turns[0]["content"] == rule.system for turns in conversations)
+        assert len(conversations) == 10
+        for system, plain in zip(conversations[::2], conversations[1::2], strict=True):
+            assert system[0]["content"] == rule.system
+            assert plain[0]["content"] == f"{rule.system} {system[1]['content']}"
         assert not rule.is_kept_by("")

@@ -42,14 +42,10 @@ def common() -> dict[str, Any]:
 
 
 class Asker:
-    """Makes questions about scenes from the train wordings or from the held-out ones.
+    """Makes questions about scenes from the train wordings or from the held-out ones."""
 
-    `led`: Chinese answers about a thing begin with its English name, `dog：这是一只狗。`: the LLM knows what
-    it says in English; of a drawing that it never saw it spells Chinese names wrong.
-    """
-
-    def __init__(self, source: random.Random, *, held_out: bool, led: bool = True) -> None:
-        self.source, self.held_out, self.led = source, held_out, led
+    def __init__(self, source: random.Random, *, held_out: bool) -> None:
+        self.source, self.held_out = source, held_out
 
     def wording(self, language: str, section: str) -> Any:
         """One of a section's wordings of this side."""
@@ -162,7 +158,7 @@ class Asker:
         """Asked in the other language, to be answered in this one."""
         thing, asked_in = _thing(scene), LANGUAGES[1 - LANGUAGES.index(language)]
         answer = load_texts(language)["language_answer"].format_map(_slots(thing, language))
-        answer = self._led("language", language, [thing], answer)
+        answer = _led("language", language, thing, answer)
         return Asked(
             "language", language, self.wording(asked_in, "language"), answer, [list(thing.names[language])]
         )
@@ -174,9 +170,8 @@ class Asker:
 
     def several(self, scene: Scene, language: str) -> Asked:
         question, answer = self.wording(language, "several")
-        things = [load_things()[number] for number in scene.things]
-        accepted = [list(thing.names[language]) for thing in things]
-        answer = self._led("several", language, things, answer.format(things=_all_things(scene, language)))
+        accepted = [list(load_things()[number].names[language]) for number in scene.things]
+        answer = answer.format(things=_all_things(scene, language))
         return Asked("several", language, question, answer, accepted)
 
     def no_image(self, language: str) -> Asked:
@@ -188,13 +183,14 @@ class Asker:
     ) -> Asked:
         question, answer = self.wording(language, section)
         slots = _slots(thing, language) | more
-        answer = self._led(section, language, [thing], answer.format_map(slots))
+        answer = _led(section, language, thing, answer.format_map(slots))
         return Asked(section, language, question.format_map(slots), answer, accepted)
 
-    def _led(self, section: str, language: str, things: list[Thing], answer: str) -> str:
-        if not self.led or language != "zh" or section not in common()["led_by_english"]:
-            return answer
-        return f"{'、'.join(thing.name for thing in things)}：{answer}"
+
+def _led(section: str, language: str, thing: Thing, answer: str) -> str:
+    """The answer after the English name of the thing where common.toml wants that: `dog：这是一只狗。`"""
+    is_led = language == "zh" and section in common()["led_by_english"]
+    return f"{thing.name}：{answer}" if is_led else answer
 
 
 def _slots(thing: Thing, language: str) -> dict[str, str]:
