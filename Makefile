@@ -38,10 +38,12 @@ install-dev: .venv/installed-dev
 	@touch $@
 
 test: install-dev  ## the tests that need no GPU, no rehearsed host and, but for one, no browser
-	$(BIN)/python -m pytest $(SPREAD) -m "not gpu and not rehearsal and (smoke or not browser)"
+	$(BIN)/python -m pytest $(SPREAD) -m "not gpu and not alone and not rehearsal and (smoke or not browser)"
+	$(BIN)/python -m pytest -m alone
 
 check: install-dev  ## what CI runs: lint, format, types, all tests but those that need a GPU
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest $(SPREAD)
+	$(BIN)/python -m pytest $(SPREAD) -m "not gpu and not alone"
+	$(BIN)/python -m pytest -m alone

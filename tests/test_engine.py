@@ -188,6 +188,7 @@ def test_clients_are_forgotten(monkeypatch):
     assert len(line._asked) == 5
 
 
+@pytest.mark.alone
 def test_fifty_clients_of_page_and_api_are_all_served_and_fairly(monkeypatch):
     """Each asks three times in a row; a wait is from the question to the last word."""
     backend = Quick()

@@ -13,6 +13,7 @@ from serving import Face, serving
 from tiny_gguf import make_tiny_gguf
 
 pytest.importorskip("xllamacpp")
+pytestmark = pytest.mark.alone
 
 TOKENS = 120  # of each answer: an answer takes longer than a question to arrive
 
