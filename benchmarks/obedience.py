@@ -7,10 +7,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from assistant.backends import Sampling, open_backend
+from assistant.judge import identity_of, leaks_identity
 from assistant.obedience import load_rules
-from assistant.settings import run_command, write_text
+from assistant.settings import load_settings, run_command, write_text
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,30 @@ def answers_of(model: str, settings: Settings) -> Iterator[list[str]]:
         yield [next(answers) for _ in conversations]
 
 
+def leaked(rows: list[dict[str, Any]], card: dict[str, Any]) -> None:
+    """How many of the assistant's answers state its identity, which no rule and no question asks for."""
+    identity = identity_of(card)
+    for lang in ("en", "zh"):
+        for place, form in enumerate(("as a system prompt", "before the question")):
+            said = [
+                leaks_identity(answer, identity, row["questions"][number])
+                for row in rows
+                if row["lang"] == lang
+                for number, answer in enumerate(row["answers"][1])
+                if number % 2 == place
+            ]
+            print(f"{lang}, {form}: {sum(said)} of {len(said)} answers of the assistant state its identity")
+
+
 def main(settings: Settings) -> None:
     rows = []
     models = (settings.base, settings.model)
-    for (rule, _), *answers in zip(load_rules(), *(answers_of(m, settings) for m in models), strict=True):
+    for (rule, asked), *answers in zip(load_rules(), *(answers_of(m, settings) for m in models), strict=True):
         kept = [sum(map(rule.is_kept_by, each)) for each in answers]
-        rows.append({"lang": rule.lang, "rule": rule.system, "kept": kept, "answers": answers})
+        questions = [turns[-1]["content"] for turns in asked]
+        rows.append(
+            {"lang": rule.lang, "rule": rule.system, "kept": kept, "questions": questions, "answers": answers}
+        )
         print(f"{kept[0]} {kept[1]} of {len(answers[0])}  {rule.system}")
     for lang in ("en", "zh"):
         mine = [row for row in rows if row["lang"] == lang]
@@ -48,6 +68,8 @@ def main(settings: Settings) -> None:
         print(
             f"{lang}: base {base}, assistant {model} of {count}: {100 * (model - base) / count:+.1f} points"
         )
+    if card := load_settings(Path(settings.model)).get("card"):
+        leaked(rows, card)
     if settings.out:
         write_text(settings.out, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
 

@@ -50,6 +50,8 @@ def main(settings: Settings) -> None:
     if (settings.out / "settings.toml").is_file() and settings.resume:
         return say(f"{settings.out} is complete; nothing to resume")
     check_replaceable(settings.out, is_run(settings.out))
+    if settings.start and not recipe.lora:
+        raise ValueError(f"--start gives an adapter, and {recipe.name} trains none: leave it out")
     if settings.start and not is_adapter(settings.start):
         raise ValueError(f"--start {settings.start} is no adapter: give a folder that train.py wrote")
     named = (settings.data.parent if settings.data.is_file() else settings.data) / "card.toml"

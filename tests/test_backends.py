@@ -110,6 +110,22 @@ def test_two_threads_that_load_leave_the_number_format_as_it_was(tiny_model, mon
     assert loading == list(dtypes) and torch.get_default_dtype() is torch.float32
 
 
+def test_a_model_on_a_gpu_attends_without_a_plan_for_each_length(tiny_model, monkeypatch):
+    """Loaded as for a GPU, on a machine that may have none: what is set is torch's own switch."""
+    import torch
+
+    from assistant.devices import attend_at_any_length
+    from assistant.loading import load_chat_model
+
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, *_, **__: module)
+    attend_at_any_length.cache_clear()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load_chat_model(tiny_model, device="cpu")
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+    load_chat_model(tiny_model, device="cuda", dtype=torch.float32)
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_streamed_chunks_join_to_the_answer_of_the_batch(backend):
     sampling = Sampling(max_new_tokens=40)
     streamed = "".join(backend.stream([user("hello")], sampling)).strip()

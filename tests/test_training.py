@@ -402,12 +402,16 @@ def test_a_folder_that_holds_something_else_is_not_replaced(script, tiny, adapte
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
-def test_a_start_that_is_no_adapter_is_refused_before_anything_is_loaded(tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [("identity_lora", "is no adapter: give a folder"), ("identity_full", "identity_full trains none")],
+)
+def test_a_start_that_cannot_be_one_is_refused_before_anything_is_loaded(recipe, said, tiny, tmp_path):
     command = [sys.executable, str(REPOSITORY / "scripts" / "train.py"), "--model", str(tiny)]
-    command += ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--start", str(tiny)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command += ["--recipe", recipe, "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--start", str(tiny)], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert done.stderr.strip().splitlines()[-1].endswith("is no adapter: give a folder that train.py wrote")
+    assert said in done.stderr.strip().splitlines()[-1]
 
 
 @pytest.fixture

@@ -99,10 +99,7 @@ def train(
     model = trained_model(chat, recipe, from_layer)
     collate = Collator(examples, prepared[: len(examples)], pictures)
     drift, filters = _held_back(model, collate, objective, from_layer)
-    if recipe.lora and begin:
-        begin_with(model, begin, say, is_asked=True)
-    elif recipe.lora and objective.start:
-        begin_with(model, start_for(chat.path), say)
+    _begin(model, chat, recipe, begin)
     taken = (pictures.bytes_on_gpu if pictures else 0) + (drift.bytes if drift else 0)
     plan = memory_plan(model, chat, recipe, examples, order, taken)
     say(f"{name_of(chat.model.device)}, {memory_of(chat.model.device) / GIB:.1f} GiB to use: {plan}")
@@ -142,6 +139,14 @@ def _held_back(
     drift = Drift(model, moments, objective.drift_weight) if objective.drift_weight and moments else None
     filters = [FilterInputs(collate, from_layer, moments, objective.filter, say)] if objective.filter else []
     return drift, [*filters]
+
+
+def _begin(model: Any, chat: ChatModel, recipe: Recipe, asked: Path | None) -> None:
+    """Give the new adapter the weights that it begins with: those asked for, else those of the recipe."""
+    if recipe.lora and asked:
+        begin_with(model, asked, say, is_asked=True)
+    elif recipe.lora and recipe.objective.start:
+        begin_with(model, start_for(chat.path), say)
 
 
 def _go(trainer: AnchoredTrainer, start: Path | None, survive: watching.Survive) -> None:
