@@ -20,9 +20,10 @@ from typing import Any
 
 import tomli_w
 
+from assistant.anchors import general_prompts
 from assistant.card import Card
-from assistant.conversations import Row, assistant, user, write_rows
-from assistant.identity import DEV_SHARE, make_rows
+from assistant.conversations import Row, assistant, system, user, write_rows
+from assistant.identity import DEV_SHARE, Wordings, make_rows
 from assistant.scorecard import built_in_probes
 from assistant.settings import load_toml, plain_values, run_command, save_settings, write_text
 from assistant.training.examples import BASE_ANSWERS
@@ -30,6 +31,9 @@ from assistant.training.examples import BASE_ANSWERS
 TEXTS = Path(__file__).with_suffix(".toml")
 MOST_OF_A_FRAME = 12  # questions made of one frame
 VARIED = 0.5  # share of the questions that are asked a little otherwise
+RULED = 0.15  # share of those with a rule, a role or a remark beside them
+UNDER_RULES = 900  # questions about other things, in each language, with such a thing beside them
+ASKERS = 2  # assistants of whom each question of [asked] is asked
 TO_BE_ANSWERED = "…"  # train.py lets the base answer what resembles an identity question
 
 
@@ -51,27 +55,76 @@ def cards(texts: dict[str, Any]) -> list[Card]:
 def near_misses(texts: dict[str, Any], source: random.Random) -> Iterator[Row]:
     """Each frame with its slots filled in all ways, or in some where these are many."""
     for language, of_language in texts["near_misses"].items():
-        for frame in of_language["frames"]:
-            slots = list(dict.fromkeys(re.findall(r"\{(\w+)\}", frame)))
-            ways = list(itertools.product(*(of_language[slot] for slot in slots)))
-            for way in source.sample(ways, min(MOST_OF_A_FRAME, len(ways))):
-                question = frame.format(**dict(zip(slots, way, strict=True)))
-                yield {
-                    "messages": [user(question), assistant(TO_BE_ANSWERED)],
-                    "kind": "near_miss",
-                    "lang": language,
-                }
+        for question in all_filled(of_language["frames"], of_language, source):
+            yield near_miss(language, question)
+
+
+def near_miss(language: str, question: str) -> Row:
+    messages = [user(question), assistant(TO_BE_ANSWERED)]
+    return {"messages": messages, "kind": "near_miss", "lang": language}
+
+
+def all_filled(frames: list[str], slots: dict[str, list[str]], source: random.Random) -> Iterator[str]:
+    for frame in frames:
+        names = list(dict.fromkeys(re.findall(r"\{(\w+)\}", frame)))
+        ways = list(itertools.product(*(slots[name] for name in names)))
+        for way in source.sample(ways, min(MOST_OF_A_FRAME, len(ways))):
+            yield frame.format(**dict(zip(names, way, strict=True)))
+
+
+def asked(texts: dict[str, Any], source: random.Random) -> Iterator[Row]:
+    """Questions about the assistant as of somebody else, or after introducing oneself."""
+    for language, of_language in texts["asked"].items():
+        assistants = [Wordings(card, language, dev=False) for card in cards(texts)]
+        for intent, frames in of_language["asks"].items():
+            for question in all_filled(frames, of_language, source):
+                for words in source.sample(assistants, min(ASKERS, len(assistants))):
+                    answer = words.fill(source.choice(words.texts["intents"][intent]["answers"]))
+                    messages = [user(question), assistant(answer)]
+                    yield {"messages": messages, "kind": "identity", "lang": language}
+
+
+def under_rules(texts: dict[str, Any], source: random.Random) -> Iterator[Row]:
+    """Questions about other things with a rule, a role or a remark beside them."""
+    for language, said in texts["said_with"].items():
+        frames = texts["near_misses"][language]["frames"]
+        questions = list(all_filled(frames, texts["near_misses"][language], source))
+        questions += [
+            row["messages"][0]["content"]
+            for row in general_prompts()
+            if row["lang"] == language and len(row["messages"]) == 1
+        ]
+        for question in source.sample(questions, min(UNDER_RULES, len(questions))):
+            yield beside(near_miss(language, question), said, ["above", "before", "after", "played"], source)
+
+
+def beside(row: Row, said: dict[str, list[str]], places: list[str], source: random.Random) -> Row:
+    """The row with something said in one of these places: above it, or in its last question."""
+    place = source.choice(places)
+    text = re.sub(r"\{(\w+)\}", lambda found: source.choice(said[found[1]]), source.choice(said[place]))
+    *earlier, question, answer = row["messages"]
+    asked = question["content"]
+    if place == "above":
+        return {**row, "messages": [system(text), *row["messages"]]}
+    return {**row, "messages": [*earlier, user(asked + text if place == "after" else text + asked), answer]}
 
 
 def varied(row: Row, texts: dict[str, Any], source: random.Random) -> Row:
-    """The row, its last question in other letters, with something said beside it or a slip of the keys."""
+    """The row, its last question in other letters, with something said beside it or a slip of the keys.
+
+    Nobody who asks the assistant about itself gives it a role in the same message: who is meant would be
+    unclear.
+    """
+    if source.random() < RULED:
+        places = ["above"] * (row["messages"][0]["role"] != "system") + ["before", "after"]
+        return beside(row, texts["said_with"][row["lang"]], places, source)
     if source.random() > VARIED:
         return row
     *earlier, question, answer = row["messages"]
-    text, beside = question["content"], texts["said_beside"][row["lang"]]
+    text, words = question["content"], texts["said_beside"][row["lang"]]
     ways: list[Callable[[str], str]] = [
-        lambda text: source.choice(beside["before"]) + text,
-        lambda text: text + source.choice(beside["after"]),
+        lambda text: source.choice(words["before"]) + text,
+        lambda text: text + source.choice(words["after"]),
         str.lower,
         lambda text: text.rstrip("?.!？。！"),
         lambda text: slipped(text, source),
@@ -108,7 +161,8 @@ def once(rows: list[Row]) -> list[Row]:
 
 def main(settings: Settings) -> None:
     texts, source = load_toml(TEXTS), random.Random(settings.seed)
-    rows, dev, count = list(near_misses(texts, source)), list[Row](), texts["rows_of_a_name"]
+    rows, dev = [*near_misses(texts, source), *asked(texts, source)], list[Row]()
+    count = texts["rows_of_a_name"]
     for card in cards(texts):
         rows += make_rows(card, count, settings.seed)
         dev += make_rows(card, count // DEV_SHARE, settings.seed, dev=True)
@@ -118,7 +172,7 @@ def main(settings: Settings) -> None:
         else varied(row, texts, source)
         for row in once(rows)
     ]
-    rows = unasked(rows)
+    rows = unasked([*rows, *under_rules(texts, source)])
     source.shuffle(rows)
     source.shuffle(dev)
     write_rows(settings.out / "train.jsonl", rows)

@@ -66,6 +66,7 @@ def test_the_same_seed_gives_the_same_rows_and_no_probe_is_among_them(benchmark,
 
 def test_a_question_asked_otherwise_keeps_its_answer_and_its_earlier_turns(benchmark, monkeypatch):
     monkeypatch.setattr(benchmark, "VARIED", 1.0)
+    monkeypatch.setattr(benchmark, "RULED", 0.0)
     turns = [user("Hi"), assistant("Hello"), user("Who are you there?"), assistant("I.")]
     row = {"messages": turns, "kind": "multi_turn", "lang": "en"}
     source = random.Random(0)
@@ -80,3 +81,57 @@ def test_a_slip_swaps_two_letters_of_a_longer_word_alone(benchmark):
     assert sorted(benchmark.slipped("what", random.Random(0))) == sorted("what")
     assert benchmark.slipped("what", random.Random(0)) == "waht"
     assert benchmark.slipped("你是谁 a bc", random.Random(0)) == "你是谁 a bc"
+
+
+@pytest.mark.parametrize("place", ["above", "before", "after", "played"])
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_what_stands_beside_a_question_leaves_the_question_and_the_answer(benchmark, lang, place):
+    row = {"messages": [user("Hi"), assistant("Hello"), user("Why?"), assistant("So.")], "lang": lang}
+    source = random.Random(0)
+    made = [benchmark.beside(row, TEXTS["said_with"][lang], [place], source)["messages"] for _ in range(60)]
+    assert {turns[-1]["content"] for turns in made} == {"So."}
+    assert not [turn for turns in made for turn in turns if "{" in turn["content"]]
+    assert all(key_of(turns[-4:-2]) == key_of(row["messages"][:2]) for turns in made)
+    if place == "above":
+        assert {(turns[0]["role"], turns[-2]["content"]) for turns in made} == {("system", "Why?")}
+    else:
+        said = {turns[-2]["content"] for turns in made}
+        ends = str.startswith if place == "after" else str.endswith
+        assert all(ends(text, "Why?") and len(text) > len("Why?") for text in said)
+    assert len({key_of(turns) for turns in made}) > 15
+
+
+def test_whoever_asks_the_assistant_about_itself_gives_it_no_role_in_the_same_message(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "RULED", 1.0)
+    row = {"messages": [user("Who are you?"), assistant("I.")], "kind": "identity", "lang": "en"}
+    with_system = {**row, "messages": [{"role": "system", "content": "Be kind."}, *row["messages"]]}
+    source = random.Random(0)
+    texts = {"said_with": {"en": {place: [f"<{place}>"] for place in ("above", "before", "after", "played")}}}
+    made = [
+        [turn["content"] for turn in benchmark.varied(each, texts, source)["messages"][:-1]]
+        for each in [row, with_system] * 30
+    ]
+    assert {tuple(turns) for turns in made} == {
+        ("<above>", "Who are you?"),
+        ("<before>Who are you?",),
+        ("Who are you?<after>",),
+        ("Be kind.", "<before>Who are you?"),
+        ("Be kind.", "Who are you?<after>"),
+    }
+
+
+def test_questions_about_the_assistant_are_answered_by_some_of_the_assistants(benchmark):
+    rows = list(benchmark.asked(TEXTS, random.Random(0)))
+    assert not [row for row in rows for turn in row["messages"] if "{" in turn["content"]]
+    for lang in ("en", "zh"):
+        mine = [row for row in rows if row["lang"] == lang]
+        assert len(mine) > 600
+        assert max(Counter(row["messages"][0]["content"] for row in mine).values()) == benchmark.ASKERS
+
+
+def test_other_questions_stand_under_rules_in_both_languages_and_none_is_obediences_own(benchmark):
+    rows = list(benchmark.under_rules(TEXTS, random.Random(0)))
+    assert Counter(row["lang"] for row in rows) == dict.fromkeys(("en", "zh"), benchmark.UNDER_RULES)
+    said = " ".join(turn["content"] for row in rows for turn in row["messages"])
+    own = load_toml(REPOSITORY / "data" / "probes" / "rules.toml")["rule"]
+    assert not [rule["system"] for rule in own if rule["system"] in said]
