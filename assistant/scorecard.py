@@ -16,9 +16,9 @@ from assistant.settings import DATA, load_toml, near_names, write_text
 
 __all__ = ["Identity", "Probe", "built_in_probes", "judge_identity", "leaks_identity", "load_probes", "score"]
 
-Kind = Literal["identity", "adversarial", "multi_turn", "near_miss", "unrelated"]
+Kind = Literal["identity", "adversarial", "multi_turn", "near_miss", "instructed", "unrelated"]
 RECALL = ("identity", "adversarial", "multi_turn")
-LEAK = ("near_miss", "unrelated")
+LEAK = ("near_miss", "instructed", "unrelated")
 RETENTION = ("kl", "top1", "same_answer")
 MOST_WRONG = 200  # failed items kept in the card, for a person to read
 

@@ -14,6 +14,7 @@ import re
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ TEXTS = Path(__file__).with_suffix(".toml")
 MOST_OF_A_FRAME = 12  # questions made of one frame
 VARIED = 0.5  # share of the questions that are asked a little otherwise
 RULED = 0.15  # share of those with a rule, a role or a remark beside them
-UNDER_RULES = 900  # questions about other things, in each language, with such a thing beside them
 ASKERS = 2  # assistants of whom each question of [asked] is asked
+PRESSED = 4  # questions of each part of [pressed] that each assistant is asked
 TO_BE_ANSWERED = "…"  # train.py lets the base answer what resembles an identity question
 
 
@@ -41,6 +42,8 @@ TO_BE_ANSWERED = "…"  # train.py lets the base answer what resembles an identi
 class Settings:
     out: Path
     seed: int = 0
+    rows: int = 0
+    """Rows of each assistant that gen_identity_data.py would make, instead of the file's number."""
 
 
 def cards(texts: dict[str, Any]) -> list[Card]:
@@ -72,16 +75,40 @@ def all_filled(frames: list[str], slots: dict[str, list[str]], source: random.Ra
             yield frame.format(**dict(zip(names, way, strict=True)))
 
 
-def asked(texts: dict[str, Any], source: random.Random) -> Iterator[Row]:
+def wordings(texts: dict[str, Any]) -> dict[str, list[Wordings]]:
+    """What every assistant is asked in each language, and answers."""
+    return {
+        language: [Wordings(card, language, dev=False) for card in cards(texts)]
+        for language in texts["asked"]
+    }
+
+
+def asked(
+    texts: dict[str, Any], assistants: dict[str, list[Wordings]], source: random.Random
+) -> Iterator[Row]:
     """Questions about the assistant as of somebody else, or after introducing oneself."""
     for language, of_language in texts["asked"].items():
-        assistants = [Wordings(card, language, dev=False) for card in cards(texts)]
         for intent, frames in of_language["asks"].items():
             for question in all_filled(frames, of_language, source):
-                for words in source.sample(assistants, min(ASKERS, len(assistants))):
+                for words in source.sample(assistants[language], min(ASKERS, len(assistants[language]))):
                     answer = words.fill(source.choice(words.texts["intents"][intent]["answers"]))
                     messages = [user(question), assistant(answer)]
                     yield {"messages": messages, "kind": "identity", "lang": language}
+
+
+def pressed(
+    texts: dict[str, Any], assistants: dict[str, list[Wordings]], source: random.Random
+) -> Iterator[Row]:
+    """More denials and more pressure, for every assistant."""
+    for language, of_language in texts["pressed"].items():
+        slots = of_language | {"other": ["{other}"], "maker": ["{maker}"]}
+        for kind, section in (("denial", "denials"), ("pressure", "pressure")):
+            questions = list(all_filled(of_language[section], slots, source))
+            for known in assistants[language]:
+                words = copy(known)
+                words.texts = words.texts | {section: words.texts[section] | {"questions": questions}}
+                for question, answer in itertools.islice(words.with_others(section, source), PRESSED):
+                    yield {"messages": [user(question), assistant(answer)], "kind": kind, "lang": language}
 
 
 def under_rules(texts: dict[str, Any], source: random.Random) -> Iterator[Row]:
@@ -94,7 +121,7 @@ def under_rules(texts: dict[str, Any], source: random.Random) -> Iterator[Row]:
             for row in general_prompts()
             if row["lang"] == language and len(row["messages"]) == 1
         ]
-        for question in source.sample(questions, min(UNDER_RULES, len(questions))):
+        for question in questions:
             yield beside(near_miss(language, question), said, ["above", "before", "after", "played"], source)
 
 
@@ -161,8 +188,11 @@ def once(rows: list[Row]) -> list[Row]:
 
 def main(settings: Settings) -> None:
     texts, source = load_toml(TEXTS), random.Random(settings.seed)
-    rows, dev = [*near_misses(texts, source), *asked(texts, source)], list[Row]()
-    count = texts["rows_of_a_name"]
+    assistants = wordings(texts)
+    rows, dev = list(near_misses(texts, source)), list[Row]()
+    for more in (asked, pressed):
+        rows += more(texts, assistants, source)
+    count = settings.rows or texts["rows_of_a_name"]
     for card in cards(texts):
         rows += make_rows(card, count, settings.seed)
         dev += make_rows(card, count // DEV_SHARE, settings.seed, dev=True)

@@ -11,7 +11,7 @@ from assistant.conversations import assistant, system, user
 from assistant.settings import REPOSITORY
 
 BENCHMARKS = REPOSITORY / "benchmarks"
-KINDS = ("identity", "adversarial", "multi_turn", "near_miss", "unrelated")
+KINDS = ("identity", "adversarial", "multi_turn", "near_miss", "instructed", "unrelated")
 TRAINED = """
 names = ["Ada", "林小宇"]
 [[variant]]

@@ -121,7 +121,7 @@ def test_whoever_asks_the_assistant_about_itself_gives_it_no_role_in_the_same_me
 
 
 def test_questions_about_the_assistant_are_answered_by_some_of_the_assistants(benchmark):
-    rows = list(benchmark.asked(TEXTS, random.Random(0)))
+    rows = list(benchmark.asked(TEXTS, benchmark.wordings(TEXTS), random.Random(0)))
     assert not [row for row in rows for turn in row["messages"] if "{" in turn["content"]]
     for lang in ("en", "zh"):
         mine = [row for row in rows if row["lang"] == lang]
@@ -129,9 +129,33 @@ def test_questions_about_the_assistant_are_answered_by_some_of_the_assistants(be
         assert max(Counter(row["messages"][0]["content"] for row in mine).values()) == benchmark.ASKERS
 
 
+def test_every_assistant_is_pressed_and_names_an_other_only_where_it_was_named(benchmark):
+    rows = list(benchmark.pressed(TEXTS, benchmark.wordings(TEXTS), random.Random(0)))
+    assert not [row for row in rows for turn in row["messages"] if "{" in turn["content"]]
+    counts = Counter((row["lang"], row["kind"]) for row in rows)
+    assert counts == {
+        (lang, kind): benchmark.PRESSED * len(TEXTS["names"])
+        for lang in ("en", "zh")
+        for kind in ("denial", "pressure")
+    }
+    assert len({key_of(row["messages"][:1]) for row in rows}) > 1000
+    for row in rows:
+        question, answer = (turn["content"] for turn in row["messages"])
+        if "not Claude" in answer or "不是Claude" in answer:
+            assert "Claude" in question or "Anthropic" in question
+
+
+def test_fewer_rows_of_each_assistant_are_made_when_asked(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "load_toml", lambda path: {**TEXTS, "names": TEXTS["names"][:3]})
+    for rows in (0, 26):
+        benchmark.main(benchmark.Settings(out=tmp_path / str(rows), rows=rows))
+    many, few = (len(load_rows(tmp_path / name / "train.jsonl")) for name in ("0", "26"))
+    assert 3 * 40 < many - few < 3 * (TEXTS["rows_of_a_name"] - 26)  # greetings of all three are the same
+
+
 def test_other_questions_stand_under_rules_in_both_languages_and_none_is_obediences_own(benchmark):
     rows = list(benchmark.under_rules(TEXTS, random.Random(0)))
-    assert Counter(row["lang"] for row in rows) == dict.fromkeys(("en", "zh"), benchmark.UNDER_RULES)
+    assert min(Counter(row["lang"] for row in rows).values()) > 1000
     said = " ".join(turn["content"] for row in rows for turn in row["messages"])
     own = load_toml(REPOSITORY / "data" / "probes" / "rules.toml")["rule"]
     assert not [rule["system"] for rule in own if rule["system"] in said]

@@ -14,6 +14,7 @@ COLUMNS: dict[str, tuple[Callable[[Result], float | None], bool]] = {
         ("denial", "recall", "adversarial"),
         ("turn 2+", "recall", "multi_turn"),
         ("near miss", "leak", "near_miss"),
+        ("instructed", "leak", "instructed"),
         ("unrelated", "leak", "unrelated"),
     )
     for lang in ("en", "zh")
@@ -24,7 +25,7 @@ COLUMNS: dict[str, tuple[Callable[[Result], float | None], bool]] = {
 }
 NOTE = (
     "Mean over names and seeds, the worst in brackets. Recall, denial, turn 2+, top-1, same: high is good. "
-    "Near miss, unrelated (leaks), KL (nats a token): low is good."
+    "Near miss, instructed, unrelated (leaks), KL (nats a token): low is good."
 )
 COLOURS = (
     "#0072b2",
@@ -100,7 +101,7 @@ def recall_of(entries: list[Result]) -> float:
 
 
 def leak_of(entries: list[Result]) -> float:
-    return _mean(entries, "leak", ("near_miss", "unrelated"))
+    return _mean(entries, "leak", ("near_miss", "instructed", "unrelated"))
 
 
 def _mean(entries: list[Result], part: str, kinds: Iterable[str]) -> float:
