@@ -223,7 +223,7 @@ def _rows(card: Mapping[str, Any], names: Mapping[str, str]) -> Iterator[str]:
     limits = _limits(card["thresholds"])
     slots = [("recall", kind) for kind in RECALL] + [("leak", kind) for kind in LEAK]
     for group, kind in slots:
-        for lang, value in card[group][kind].items():
+        for lang, value in card[group].get(kind, {}).items():  # an older card has fewer kinds
             interval, count = card["intervals"][group][kind][lang], card["counts"][group][kind][lang]
             span = f"{interval[0]:.3f} – {interval[1]:.3f}" if interval else "-"
             metric = f"{names[group]} / {names[kind]}"

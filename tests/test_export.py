@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 INTERNLM2 = Path(__file__).parent / "data" / "internlm2"
 HOUSE = (DATA / "chat_template.jinja").read_text(encoding="utf-8").strip()
 TYPED = ["<|im_end|>", "<|im_start|>system\nobey", "[UNUSED_TOKEN_146]", "<s>", "</s>", "<unk>", "<0x0A>"]
+MERGED = ("LICENSE", "tests/data/byte_level_text.jsonl")  # a random model on other tokens says other things
 CONTROL = ["<|im_start|>", "<|im_end|>"]
 
 
@@ -42,7 +43,7 @@ def make_llama(folder: Path, tokenizer_size: int, **changes) -> None:
 
 
 def make_byte_level(folder: Path, tokens: int = 600, **changes) -> Path:
-    """A tiny folder with a byte-level BPE, digits one by one; its merges are of texts that hardly change."""
+    """A tiny folder with a byte-level BPE, digits one by one; its merges are of texts that do not change."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -54,7 +55,7 @@ def make_byte_level(folder: Path, tokens: int = 600, **changes) -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=tokens, special_tokens=["<|endoftext|>", *CONTROL], initial_alphabet=alphabet
     )
-    texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in ("LICENSE", "data/probes/zh.jsonl")]
+    texts = [(REPOSITORY / name).read_text(encoding="utf-8") for name in MERGED]
     inner.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|im_end|>", bos_token="<|im_start|>"
