@@ -257,12 +257,10 @@ def draw_side_by_side(cards: Mapping[str, Mapping[str, Any]], path: Path, title:
         ) from None
     if not cards:
         raise ValueError("no scorecards to draw; give at least one")
-    figure = Figure(figsize=(9, 4.2), dpi=90, layout="constrained")
+    figure = Figure(figsize=(10, 4.2), dpi=90, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_drawable(title, "Scorecard"))
-    for axes, group, kinds in zip(
-        figure.subplots(1, 2, width_ratios=(3, 2)), ("recall", "leak"), (RECALL, LEAK), strict=True
-    ):
+    for axes, group, kinds in zip(figure.subplots(1, 2), ("recall", "leak"), (RECALL, LEAK), strict=True):
         _draw_group(axes, cards, group, kinds)
     if len(cards) > 1:
         figure.legend(loc="outside lower center", ncols=min(len(cards), 4), frameon=False)
