@@ -13,6 +13,8 @@ from assistant.llava import Parts
 from assistant.loading import is_adapter
 from assistant.tensors import tensors_in
 
+# of a run's settings: whose it was and where it lay, which nothing that is shipped says
+SOMEBODYS = ("card", "model", "data", "out", "images", "resume", "start")
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 

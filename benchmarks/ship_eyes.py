@@ -18,7 +18,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from assistant.conversations import images_of
-from assistant.llava_adapter import WEIGHTS, read_trained, write_small
+from assistant.llava_adapter import SOMEBODYS, WEIGHTS, read_trained, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
 from assistant.training.collating import Collator
 from assistant.training.examples import anchor_examples
@@ -34,7 +34,6 @@ from assistant.training.states import Prepared
 RECIPE = "llava_instruct"
 READ = 100  # rows for each one that is looked at: of a hundred, five ask about a picture that is not there
 CACHE = DATA.parent / "models" / "cache"
-SOMEBODYS = ("card", "model", "data", "out", "images", "resume")  # whose it was and where it lay
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from assistant.llava_adapter import WEIGHTS, write_small
+from assistant.llava_adapter import SOMEBODYS, WEIGHTS, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
-
-SOMEBODYS = ("card", "model", "data", "out", "images", "resume")  # whose it was and where it lay
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,11 @@ def test_the_same_seed_gives_the_same_rows_and_no_probe_is_among_them(benchmark,
     assert (tmp_path / "one" / "train.jsonl").read_bytes() == (tmp_path / "two" / "train.jsonl").read_bytes()
     said = [row["messages"][-2]["content"] for row in load_rows(tmp_path / "one" / "train.jsonl")]
     assert question not in said and "Who is Tarzan?" in said
+    beside = [
+        {**benchmark.near_miss("en", text), "lang": "en"}
+        for text in (f"Be brief. {question}", question.lower() + " please", "Who is Tarzan?")
+    ]
+    assert benchmark.unasked(beside) == beside[2:]
 
 
 def test_a_question_asked_otherwise_keeps_its_answer_and_its_earlier_turns(benchmark, monkeypatch):

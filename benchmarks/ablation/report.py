@@ -8,7 +8,10 @@ from typing import Any
 
 Result = dict[str, Any]
 COLUMNS: dict[str, tuple[Callable[[Result], float | None], bool]] = {
-    f"{title} {lang}": (lambda r, part=part, kind=kind, lang=lang: r[part][kind][lang], part == "recall")
+    f"{title} {lang}": (
+        lambda r, part=part, kind=kind, lang=lang: r[part].get(kind, {}).get(lang),
+        part == "recall",
+    )
     for title, part, kind in (
         ("recall", "recall", "identity"),
         ("denial", "recall", "adversarial"),
@@ -106,7 +109,7 @@ def leak_of(entries: list[Result]) -> float:
 
 def _mean(entries: list[Result], part: str, kinds: Iterable[str]) -> float:
     """Over kinds, English and Chinese, and entries; what was not asked is left out."""
-    values = [r[part][kind][lang] for r in entries for kind in kinds for lang in ("en", "zh")]
+    values = [r[part].get(kind, {}).get(lang) for r in entries for kind in kinds for lang in ("en", "zh")]
     return fmean([value for value in values if value is not None] or [0.0])
 
 
