@@ -139,6 +139,13 @@ def test_other_scales_stand_in_the_curve_and_not_in_the_means(ablation):
     assert "| a × 0.25 | 1 | 0.10 (0.10) | - |" in below and "| a × 1 | 1 | 0.90 (0.90) |" in below
 
 
+def test_a_result_from_before_a_kind_was_asked_keeps_its_line(ablation):
+    older = result_of(0.9, 0.1, 0.02)
+    del older["leak"]["instructed"]
+    assert "| a | 1 | 0.90 (0.90) |" in ablation["report"].table({"a": [older]})
+    assert ablation["report"].leak_of([older]) == pytest.approx(0.1)
+
+
 def test_only_the_wanted_rows_are_kept_as_often_as_wanted(ablation, tiny, tmp_path):
     variants, training = ablation["variants"], ablation["training"]
     variant = variants.Variant("a", rows={"zh": 5, "en": 2}, kinds=("denial",), times=3)
