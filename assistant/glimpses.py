@@ -14,7 +14,7 @@ from assistant.conversations import Message, images_of
 from assistant.eyes import eyes_of
 from assistant.folders import read_json
 from assistant.llama_cpp import Glimpse
-from assistant.loading import check_model_folder, encode_chat, load_tokenizer
+from assistant.loading import check_model_folder, encode_chat, load_tokenizer, quiet_loading
 from assistant.tensors import checkpoint_files, tensors_in
 from assistant.vision_tower import register_tower
 
@@ -58,7 +58,9 @@ def load_sight(folder: Path) -> Any:
 
     register_tower()
     config = read_json(folder / "config.json")
-    model = LlavaModel(LlavaConfig.from_dict(config | {"text_config": config["text_config"] | NO_LLM}))
+    shape = LlavaConfig.from_dict(config | {"text_config": config["text_config"] | NO_LLM})
+    with quiet_loading():
+        model = LlavaModel(shape)
     wanted = {name: value for name, value in model.state_dict().items() if name.startswith(SEEING)}
     for name, tensor in tensors_in(checkpoint_files(folder)):
         # CLIP's tensors are written with a part of their names that newer versions leave out

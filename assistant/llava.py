@@ -23,7 +23,7 @@ from assistant.llava_chat import (
     write_stop_ids,
     write_template,
 )
-from assistant.loading import check_model_folder, is_adapter
+from assistant.loading import check_model_folder, is_adapter, quiet_loading
 from assistant.settings import check_replaceable, load_settings, save_settings
 from assistant.tensors import checkpoint_files, shapes_in, tensors_in, write_shards
 from assistant.vision_tower import KIND, MEAN, SPREAD, STRIDE, register_tower
@@ -233,7 +233,7 @@ def written_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     register_tower()
-    with torch.device("meta"):
+    with quiet_loading(), torch.device("meta"):
         model = LlavaForConditionalGeneration(LlavaConfig.from_dict(config))
     names = {"model.language_model.": "language_model.model.", "lm_head.": "language_model.lm_head."}
     names |= {f"model.{part}.": f"{part}." for part in ("vision_tower", "multi_modal_projector")}

@@ -169,8 +169,8 @@ def _quantized(quantization: dict[str, Any], dtype: torch.dtype, device: str, se
 def quiet_loading() -> Iterator[None]:
     """One model at a time, and no progress bar for the second that a small folder takes to load.
 
-    While it loads, transformers sets the number format that torch makes new tensors in, for the whole
-    process: two threads of a page that load side by side could leave it at 16 bits for good.
+    While it loads a model, or builds one of several configs, transformers sets the number format that torch
+    makes new tensors in, for the whole process: two threads of a page side by side could leave it at 16 bits.
     """
     with LOADING:
         transformers.utils.logging.disable_progress_bar()

@@ -1,5 +1,6 @@
 import importlib.util
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,14 @@ from assistant.backends.llama_cpp_backend import LlamaCppBackend
 from assistant.backends.transformers_backend import TransformersBackend
 from assistant.conversations import assistant, images_of, user
 from assistant.export import export_gguf
-from assistant.folders import copy_chat
+from assistant.folders import copy_chat, read_json
 from assistant.glimpses import Seer, load_sight
 from assistant.internlm2 import to_llama
 from assistant.llama_cpp import Glimpse, pieces_of
 from assistant.llama_engine import Engine
-from assistant.llava import Parts, make_llava
+from assistant.llava import Parts, make_llava, written_shapes
 from assistant.llava_xtuner import read_parts
-from assistant.loading import load_chat_model
+from assistant.loading import load_chat_model, quiet_loading
 
 pytest.importorskip("gguf")
 pytest.importorskip("xllamacpp")
@@ -163,3 +164,26 @@ def test_a_folder_that_is_not_whole_is_refused_in_a_sentence(eyes, tmp_path, nam
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=sentence):
         open_backend(str(folder))
+
+
+def test_seeing_waits_while_another_thread_loads_in_16_bits(eyes):
+    """Else what sees is made in 16 bits too, or leaves them set when the other is through."""
+    made = []
+    threads = [
+        threading.Thread(target=lambda: made.append(load_sight(eyes))),
+        threading.Thread(target=lambda: made.append(written_shapes(read_json(eyes / "config.json")))),
+    ]
+    with quiet_loading():
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(1)
+        waited = list(made)
+        torch.set_default_dtype(before)
+    for thread in threads:
+        thread.join(30)
+    assert not waited and len(made) == 2
+    sight = next(one for one in made if isinstance(one, torch.nn.Module))
+    assert {tensor.dtype for tensor in sight.vision_tower.parameters()} == {torch.float32}
