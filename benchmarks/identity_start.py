@@ -35,7 +35,7 @@ VARIED = 0.5  # share of the questions that are asked a little otherwise
 RULED = 0.15  # share of those with a rule, a role or a remark beside them
 ASKERS = 2  # assistants of whom each question of [asked] is asked
 PRESSED = 4  # questions of each part of [pressed] that each assistant is asked
-SHORTEST_WITHIN = 6  # letters of a probe that no longer question holds
+SHORTEST_WITHIN = 12  # letters of a probe that no longer question holds, or half as many characters
 TO_BE_ANSWERED = "…"  # train.py lets the base answer what resembles an identity question
 
 
@@ -172,7 +172,8 @@ def slipped(text: str, source: random.Random) -> str:
 def unasked(rows: list[Row]) -> list[Row]:
     """The rows whose question no scorecard asks, neither alone nor with something beside it."""
     asked = {bare(probe["messages"][-1]["content"]) for probe in built_in_probes()}
-    longer = re.compile("|".join(re.escape(text) for text in asked if len(text) >= SHORTEST_WITHIN))
+    shortest = {text: SHORTEST_WITHIN if text.isascii() else SHORTEST_WITHIN // 2 for text in asked}
+    longer = re.compile("|".join(re.escape(text) for text in asked if len(text) >= shortest[text]))
     return [
         row
         for row, text in ((row, bare(row["messages"][-2]["content"])) for row in rows)

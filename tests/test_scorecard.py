@@ -138,7 +138,12 @@ def bare(text: str) -> str:
 def test_built_in_probes_are_unseen_in_the_training_data(lang: str) -> None:
     trained = {bare(question) for question in training_questions(lang)}
     asked = [probe["messages"][-1]["content"] for probe in load_probes(DATA / "probes" / f"{lang}.jsonl")]
-    seen = [question for question in asked if bare(question) in trained]
+    long = {question for question in asked if len(bare(question)) >= (12 if lang == "en" else 6)}
+    seen = [
+        question
+        for question in asked
+        if bare(question) in trained or (question in long and any(bare(question) in text for text in trained))
+    ]
     assert not seen, "\n" + "\n".join(seen)
 
 
