@@ -26,23 +26,25 @@ from assistant.llava_chat import (
 from assistant.loading import check_model_folder, is_adapter, quiet_loading
 from assistant.settings import check_replaceable, load_settings, save_settings
 from assistant.tensors import checkpoint_files, shapes_in, tensors_in, write_shards
-from assistant.vision_tower import KIND, MEAN, SPREAD, STRIDE, register_tower
+from assistant.vision_tower import KIND, MEAN, SPREAD, STRIDE, register_tower, with_things
 
 CLIP = "clip_vision_model"
 PREFIX = "vision_model."  # of CLIP's tensors; some versions of transformers leave it out
 NOT_SEEING = ("text_model.", "visual_projection", "text_projection", "logit_scale")  # of a whole CLIP
+THINGS = "things."  # of our tower, whose eyes bring that layer along
 LAYERS = {"model.0": "linear_1", "model.2": "linear_2"}  # XTuner's projector → transformers'
 
 
 @dataclass(frozen=True)
 class Parts:
     """What was trained: the projector's tensors (`linear_1.weight` …), and LoRA pairs by the module names
-    that the LLM's and the tower's own files have, CLIP's without `vision_model.`. Without a projector it
-    begins at random."""
+    that the LLM's and the tower's own files have, CLIP's without `vision_model.`; of our tower the layer
+    `things`. Without a projector it begins at random."""
 
     projector: dict[str, torch.Tensor] = field(default_factory=dict)
     llm: Adapter | None = None
     tower: Adapter | None = None
+    things: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[str, Any]) -> None:
@@ -57,6 +59,8 @@ def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[
     if is_adapter(llm):
         raise ValueError(f"{llm} is an adapter; merge it first: python scripts/merge.py --adapter {llm}")
     text, sight = _text_config(llm), vision_config(vision)
+    if parts.things:
+        sight = with_things(sight, parts.things)
     beside = out.resolve().with_name(f".{out.resolve().name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -64,7 +68,7 @@ def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[
     token = add_image_token(beside, text["vocab_size"])
     config = llava_config(text, sight, token)
     projector = parts.projector or random_projector(sight["hidden_size"], text["hidden_size"])
-    _check_shapes(config, llm, vision, projector)
+    _check_shapes(config, llm, vision, projector, parts.things)
     for adapter, prefix in ((parts.llm, "language_model."), (parts.tower, "vision_tower.")):
         check_pairs(adapter, prefix, written_shapes(config))
     write_shards(_tensors(llm, vision, projector, parts, config["dtype"]), beside)
@@ -162,6 +166,8 @@ def _tensors(
             inner = name.removeprefix(PREFIX)
             before = PREFIX if is_clip else ""
             yield f"vision_tower.{before}{inner}", merged(tensor, inner, parts.tower).to(kind)
+    for name, tensor in parts.things.items():
+        yield f"vision_tower.{THINGS}{name}", tensor.to(kind)
     for name, tensor in projector.items():
         yield f"multi_modal_projector.{name}", tensor.to(kind)
 
@@ -184,7 +190,11 @@ def change_of(pair: Pair, adapter: Adapter) -> torch.Tensor:
 
 
 def _check_shapes(
-    config: dict[str, Any], llm: Path, vision: Path, projector: dict[str, torch.Tensor]
+    config: dict[str, Any],
+    llm: Path,
+    vision: Path,
+    projector: dict[str, torch.Tensor],
+    things: dict[str, torch.Tensor],
 ) -> None:
     """Raises ValueError naming a tensor that is missing, unknown or of another shape, with both shapes."""
     wanted = written_shapes(config)
@@ -198,6 +208,7 @@ def _check_shapes(
                 if prefix != "vision_tower." or is_sight(name)
             }
     found |= {f"multi_modal_projector.{name}": tuple(tensor.shape) for name, tensor in projector.items()}
+    found |= {f"vision_tower.{THINGS}{name}": tuple(tensor.shape) for name, tensor in things.items()}
     for name, shape in wanted.items():
         if name not in found:
             raise ValueError(

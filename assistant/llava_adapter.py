@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from assistant.adapters import adapter_from_halves
 from assistant.folders import read_json, write_json
-from assistant.llava import Parts
+from assistant.llava import THINGS, Parts
 from assistant.loading import is_adapter
-from assistant.tensors import tensors_in
+from assistant.tensors import checkpoint_files, tensors_in
 
 # of a run's settings: whose it was and where it lay, which nothing that is shipped says
 SOMEBODYS = ("card", "model", "data", "out", "images", "resume", "start")
@@ -24,12 +24,15 @@ def read_trained(folder: Path) -> Parts:
         raise ValueError(f"{folder} is no adapter: it has no adapter_config.json; give what train.py wrote")
     config = read_json(folder / CONFIG)
     projector: dict[str, torch.Tensor] = {}
+    things: dict[str, torch.Tensor] = {}
     halves: dict[str, dict[str, torch.Tensor]] = {"model.": {}, "": {}}
     for name, tensor in tensors_in([folder / WEIGHTS]):
         inner = name.removeprefix("base_model.model.").removeprefix("model.")
         part, _, rest = inner.partition(".")
         if part == "multi_modal_projector":
             projector[rest] = tensor
+        elif part == "vision_tower" and rest.startswith(THINGS):
+            things[rest.removeprefix(THINGS)] = tensor
         elif part == "vision_tower":
             halves[""][rest] = tensor
         else:
@@ -42,7 +45,7 @@ def read_trained(folder: Path) -> Parts:
         adapter_from_halves(part, plain | _by_module(part, patterns, prefix), folder) if part else None
         for part, prefix in ((halves["model."], "model.language_model."), (halves[""], "model.vision_tower."))
     )
-    return Parts(projector, speaking, seeing)
+    return Parts(projector, speaking, seeing, things)
 
 
 def _by_module(
@@ -61,10 +64,21 @@ def _by_module(
     return found
 
 
-def write_small(folder: Path, out: Path) -> None:
-    """The adapter with 16 bits a number, and without the place of a base that is nowhere else."""
-    tensors = {name: tensor.bfloat16() for name, tensor in tensors_in([folder / WEIGHTS])}
+def things_of(llava: Path) -> dict[str, torch.Tensor]:
+    """The layer `things` of a LLaVA's tower, under names that read_trained knows; none where it has none."""
+    before = f"vision_tower.{THINGS}"
+    return {
+        f"base_model.model.model.{name}": tensor
+        for name, tensor in tensors_in(checkpoint_files(llava))
+        if name.startswith(before)
+    }
+
+
+def write_small(folder: Path, out: Path, more: dict[str, torch.Tensor] | None = None, base: str = "") -> None:
+    """The adapter and `more` with 16 bits a number; of where its base lay only the name `base`."""
+    trained = {**dict(tensors_in([folder / WEIGHTS])), **(more or {})}
+    tensors = {name: tensor.bfloat16() for name, tensor in trained.items()}
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / f".{WEIGHTS}.partial", metadata={"format": "pt"})
     (out / f".{WEIGHTS}.partial").replace(out / WEIGHTS)
-    write_json(out / CONFIG, {**read_json(folder / CONFIG), "base_model_name_or_path": ""})
+    write_json(out / CONFIG, {**read_json(folder / CONFIG), "base_model_name_or_path": base})

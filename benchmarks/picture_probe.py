@@ -22,7 +22,7 @@ from assistant.pictures.things import load_things, with_article
 from assistant.settings import run_command, write_text
 from assistant.vision_tower import MEAN, SPREAD, register_tower
 
-BATCH = 32
+BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,21 @@ def asked(data: Path, name: str) -> Iterator[tuple[str, Path, list[str]]]:
 
 
 def fit(inputs: torch.Tensor, labels: torch.Tensor, steps: int) -> torch.nn.Linear:
+    """The layer [things, channels] that tells `labels` [pictures] from `inputs` [pictures, channels]."""
     torch.manual_seed(0)
+    mean, spread = inputs.mean(0), inputs.std(0) + 1e-6
+    scaled = (inputs - mean) / spread
     layer = torch.nn.Linear(inputs.shape[1], len(load_things()))
     optimizer = torch.optim.AdamW(layer.parameters(), lr=3e-3, weight_decay=1e-2)
     for _ in range(steps):
         chosen = torch.randint(len(inputs), (512,))
-        loss = torch.nn.functional.cross_entropy(layer(inputs[chosen]), labels[chosen])
+        loss = torch.nn.functional.cross_entropy(layer(scaled[chosen]), labels[chosen])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    with torch.no_grad():
+        layer.weight /= spread
+        layer.bias -= layer.weight @ mean
     return layer
 
 
@@ -92,14 +98,13 @@ def main(settings: Settings) -> None:
     model = AutoModel.from_pretrained(settings.tower).float().eval()
     learnt = list(trained_on(settings.data))
     inputs = features(model, [path for path, _ in learnt], settings.size)
-    mean, spread = inputs.mean(0), inputs.std(0) + 1e-6
-    layer = fit((inputs - mean) / spread, torch.tensor([number for _, number in learnt]), settings.steps)
+    layer = fit(inputs, torch.tensor([number for _, number in learnt]), settings.steps)
     questions = [*asked(settings.data, "dev.jsonl"), *asked(settings.data, "seen.jsonl")]
     if settings.stamps:
         questions += [("stamps", stamp.path, list(stamp.names["en"])) for stamp in stamps()]
     given = features(model, [path for _, path, _ in questions], settings.size)
     with torch.inference_mode():
-        guesses = layer((given - mean) / spread).argmax(1).tolist()
+        guesses = layer(given).argmax(1).tolist()
     right: dict[str, list[bool]] = {}
     for (style, _, accepted), guess in zip(questions, guesses, strict=True):
         right.setdefault(style, []).append(load_things()[guess].name in accepted)

@@ -21,7 +21,7 @@ class Settings:
 def main(settings: Settings) -> None:
     made_by = load_settings(settings.adapter)
     out = settings.out / Path(made_by["model"]).name
-    write_small(settings.adapter, out)
+    write_small(settings.adapter, out, base=out.name)
     save_settings(out, {key: value for key, value in made_by.items() if key not in SOMEBODYS})
     print(f"{out}: {(out / WEIGHTS).stat().st_size / 10**6:.1f} MB", file=sys.stderr)
 

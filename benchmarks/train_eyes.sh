@@ -4,12 +4,8 @@
 set -eu
 llm=$1 data=$2 out=$3
 python=${PYTHON:-python3}
-stage() { # recipe, the LLaVA it trains, where the adapter goes, and what make_llava.py is given beside
-  local recipe=$1 llava=$2 adapter=$3
-  shift 3
-  "$python" scripts/make_llava.py --llm "$llm" --vision efficientnet-lite0 --out "$llava" "$@"
-  "$python" scripts/train.py --recipe "$recipe" --model "$llava" --data "$data" --out "$adapter" --resume
-}
-stage llava_align "$out/untrained" "$out/align"
-stage llava_instruct "$out/aligned" "$out/instruct" --adapter "$out/align"
+[ -d "$out/untrained" ] || "$python" benchmarks/learn_things.py --llm "$llm" --data "$data" --out "$out"
+"$python" scripts/train.py --recipe llava_align --model "$out/untrained" --data "$data" --out "$out/align" --resume
+"$python" scripts/make_llava.py --llm "$llm" --vision "$out/tower" --adapter "$out/align" --out "$out/aligned"
+"$python" scripts/train.py --recipe llava_instruct --model "$out/aligned" --data "$data" --out "$out/instruct" --resume
 "$python" benchmarks/ship_eyes.py --adapter "$out/instruct" --llava "$out/aligned" --data "$data" --out "$out/shipped"

@@ -1,5 +1,6 @@
 import base64
 import json
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -31,12 +32,13 @@ from assistant.images import open_image
 from assistant.internlm2 import to_llama
 from assistant.internlm2_tokenizer import make_tokenizer
 from assistant.llava import Parts, make_llava
+from assistant.llava_adapter import read_trained, things_of, write_small
 from assistant.llava_chat import IMAGE, add_image_token
 from assistant.llava_to_xtuner import to_xtuner
 from assistant.llava_xtuner import read_parts
 from assistant.loading import NOT_QUANTIZED, encode_chat, load_chat_model, load_tokenizer
 from assistant.settings import REPOSITORY, load_settings
-from assistant.vision_tower import LITE0, EfficientNetLite, EfficientNetLiteConfig, make_tower
+from assistant.vision_tower import LITE0, LOUD, QUIET, EfficientNetLite, EfficientNetLiteConfig, make_tower
 from assistant.xtuner import read_pth
 
 VISION = XTUNER / "base_vision"
@@ -153,6 +155,57 @@ def test_the_tower_gives_the_features_of_the_published_architecture(published, t
     assert theirs.std() > 0.1
     assert torch.allclose(ours[:, 1:], places, atol=1e-3)
     assert torch.allclose(ours[:, 0], places.mean(1), atol=1e-3)
+
+
+def knowing_two_things() -> dict[str, torch.Tensor]:
+    source = torch.Generator().manual_seed(2)
+    return {"weight": torch.randn(2, 1280, generator=source), "bias": torch.zeros(2)}
+
+
+def test_a_tower_that_knows_things_gives_their_shares_beside_each_feature(eyes, tower, tmp_path):
+    llm, things = spacious_model(tmp_path / "llm"), knowing_two_things()
+    make_llava(llm, tower, tmp_path / "llava", Parts(things=things), {})
+    pictures = [[user("?", [picture(tmp_path / f"{color}.png", color)])] for color in ("red", "white")]
+    without, knowing = (load_chat_model(folder, dtype=torch.float32) for folder in (eyes, tmp_path / "llava"))
+    assert knowing.model.config.vision_config.hidden_size == 1282
+    assert knowing.model.model.multi_modal_projector.linear_1.in_features == 1282
+    pixels = knowing.eyes.pixels([turn["images"][0] for [turn] in pictures])
+    with torch.no_grad():
+        plain, ours = (chat.model.model.vision_tower(pixels).last_hidden_state for chat in (without, knowing))
+        shares = (plain @ things["weight"].T).softmax(-1)
+    assert torch.allclose(ours[..., :1280], QUIET * plain, atol=1e-4)
+    assert torch.allclose(ours[..., 1280:], LOUD * shares, atol=1e-2)
+
+
+def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(tower, tmp_path):
+    """A file of things beside the projector, read back to the same LLaVA; the tower must be the plain one."""
+    llm, things = spacious_model(tmp_path / "llm"), knowing_two_things()
+    make_llava(llm, tower, tmp_path / "first", Parts(things=things), {})
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    projector = {
+        name.replace("multi_modal_projector.", "base_model.model.model.multi_modal_projector."): tensor
+        for name, tensor in load_file(tmp_path / "first" / "model.safetensors").items()
+        if name.startswith("multi_modal_projector.")
+    }
+    save_file(projector, adapter / "adapter_model.safetensors")
+    plain = {"base_model_name_or_path": "", "r": 8, "lora_alpha": 16, "use_rslora": False, "lora_dropout": 0}
+    (adapter / "adapter_config.json").write_text(json.dumps(plain))
+    write_small(adapter, tmp_path / "shipped", things_of(tmp_path / "first"))
+    parts = read_trained(tmp_path / "shipped")
+    assert set(parts.things) == {"weight", "bias"} and parts.tower is None
+    make_llava(llm, tower, tmp_path / "second", parts, {})
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.allclose(tensor.float(), second[name].float(), rtol=2e-2, atol=1e-3), name
+    knowing = tmp_path / "knowing"
+    shutil.copytree(tower, knowing)
+    config = json.loads((knowing / "config.json").read_text())
+    (knowing / "config.json").write_text(json.dumps({**config, "things": 2, "hidden_size": 1282}))
+    for vision in (knowing, VISION):
+        with pytest.raises(ValueError, match="knows things, which only an EfficientNet"):
+            make_llava(llm, vision, tmp_path / "third", parts, {})
 
 
 def test_a_pth_that_is_no_lite0_is_refused_with_the_tensors_name(published, tmp_path):

@@ -133,17 +133,33 @@ def test_chinese_titles_carry_the_measure_word():
     assert with_article(load_things()[THINGS["car"]], "zh") == "一辆汽车"
 
 
-def test_the_english_name_leads_to_the_chinese_one_where_a_name_is_asked_for():
+def test_every_answer_that_is_taught_is_right_and_in_its_language():
     import random
 
     dog = Scene("x", "noto", ((THINGS["dog"], load_things()[THINGS["dog"]].codes[0]),), "s")
     asker = Asker(random.Random(0), held_out=False)
-    for kind in ("name", "kind", "yes_no", "language"):
-        asked = getattr(asker, kind)(dog, "zh")
-        assert asked.answer.startswith("dog：") == (kind in ("name", "language"))
-        rule = {"kind": kind if kind != "name" else "name_zh", "lang": "zh", "answers": asked.accepted}
-        assert judge_picture(rule, asked.answer)
-        assert "：" not in getattr(asker, kind)(dog, "en").answer
+    for kind in ("name", "kind", "yes_no", "count", "language"):
+        for language in LANGUAGES:
+            asked = getattr(asker, kind)(dog, language)
+            rule = {"kind": kind, "lang": language, "answers": asked.accepted}
+            rule["kind"] = f"name_{language}" if kind == "name" else kind
+            assert judge_picture(rule, asked.answer), asked
+            assert language == "en" or "dog" not in asked.answer
+
+
+def test_a_word_of_one_language_is_answered_in_the_other_or_by_its_kind():
+    import random
+
+    dog, asker = load_things()[THINGS["dog"]], Asker(random.Random(0), held_out=False)
+    asked = {language: [asker.word(dog, language) for _ in range(60)] for language in LANGUAGES}
+    for language, each in asked.items():
+        named = [one for one in each if one.kind == "word"]
+        assert 0.5 < len(named) / len(each) < 0.95
+        for one in each:
+            assert any(name in one.answer for name in one.accepted[0]), one
+        for one in named:
+            other = "一只狗" if language == "en" else "a dog"
+            assert other in one.question and other not in one.answer
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

@@ -12,7 +12,7 @@ from assistant.conversations import Message
 from assistant.identity import make_rows
 from assistant.pictures.rows import Asked, Asker, Turn, common
 from assistant.pictures.scenes import Scene, colours_of
-from assistant.pictures.things import LANGUAGES, load_styles
+from assistant.pictures.things import LANGUAGES, load_styles, load_things
 
 Record = dict[str, Any]
 PICTURED = ("name", "kind", "yes_no", "count", "colour", "language", "several")
@@ -54,6 +54,7 @@ def instruct_records(
         "multi_turn": _conversations(asker, scenes),
         "no_image": _without_image(asker, scenes),
         "text": _text_only(source, base),
+        "word": _words(asker),
     }
     if card is not None:
         makers["identity"] = _identity(asker, card, scenes, count * shares["identity"] // 100)
@@ -151,6 +152,15 @@ def _without_image(asker: Asker, scenes: list[Scene]) -> Iterator[tuple[list[Tur
                 refusal = asker.no_image(asked.language)
                 for question in (refusal.question, asked.question):
                     yield [(question, refusal.answer)], None
+
+
+def _words(asker: Asker) -> Iterator[tuple[list[Turn], Scene | None]]:
+    """No picture: the names of all things into the other language, so that pictures are called by them."""
+    while True:
+        things = load_things()
+        for turn, thing in enumerate(asker.source.sample(things, len(things))):
+            asked = asker.word(thing, LANGUAGES[turn % len(LANGUAGES)])
+            yield [(asked.question, asked.answer)], None
 
 
 def _text_only(source: random.Random, base: str) -> Iterator[tuple[list[Turn], Scene | None]]:

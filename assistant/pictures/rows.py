@@ -22,6 +22,7 @@ from assistant.pictures.things import (
 )
 from assistant.settings import load_toml
 
+WORDS_SORTED = 0.3  # share of the questions about a word that ask for its kind
 WORDING_SHARE = 5  # every 5th wording is held out for the probes
 Turn = tuple[str, str]
 
@@ -158,7 +159,6 @@ class Asker:
         """Asked in the other language, to be answered in this one."""
         thing, asked_in = _thing(scene), LANGUAGES[1 - LANGUAGES.index(language)]
         answer = load_texts(language)["language_answer"].format_map(_slots(thing, language))
-        answer = _led("language", language, thing, answer)
         return Asked(
             "language", language, self.wording(asked_in, "language"), answer, [list(thing.names[language])]
         )
@@ -167,6 +167,12 @@ class Asker:
         """For both names, which ties the Chinese one to the English one that the LLM knows."""
         thing = _thing(scene)
         return self._filled("both", language, thing, [list(thing.names[tongue]) for tongue in LANGUAGES])
+
+    def word(self, thing: Thing, language: str) -> Asked:
+        """With no picture: what a thing of the other language is called in this one, or its kind."""
+        is_sorted = thing.kind in common()["asked"] and self.source.random() < WORDS_SORTED
+        names = [[load_texts(language)["kinds"][thing.kind][1]] if is_sorted else list(thing.names[language])]
+        return self._filled("word_kind" if is_sorted else "word", language, thing, names)
 
     def several(self, scene: Scene, language: str) -> Asked:
         question, answer = self.wording(language, "several")
@@ -183,14 +189,7 @@ class Asker:
     ) -> Asked:
         question, answer = self.wording(language, section)
         slots = _slots(thing, language) | more
-        answer = _led(section, language, thing, answer.format_map(slots))
-        return Asked(section, language, question.format_map(slots), answer, accepted)
-
-
-def _led(section: str, language: str, thing: Thing, answer: str) -> str:
-    """The answer after the English name of the thing where common.toml wants that: `dog：这是一只狗。`"""
-    is_led = language == "zh" and section in common()["led_by_english"]
-    return f"{thing.name}：{answer}" if is_led else answer
+        return Asked(section, language, question.format_map(slots), answer.format_map(slots), accepted)
 
 
 def _slots(thing: Thing, language: str) -> dict[str, str]:

@@ -37,16 +37,17 @@ def trained_model(chat: ChatModel, recipe: Recipe, from_layer: int) -> Any:
 
     The embeddings and the output layer stay: the base's own logits are made with it, and no word is new.
     """
+    if not recipe.vision.stage and not recipe.lora:
+        learning = nn.ModuleList([*chat.model.model.layers[from_layer:], chat.model.model.norm])
+        chat.model.requires_grad_(False)
+        learning.requires_grad_(True)
+        return chat.model
     if recipe.vision.stage:
-        return learning_llava(chat, recipe)
-    if recipe.lora:
+        model = learning_llava(chat, recipe)
+    else:
         model = get_peft_model(chat.model, _lora_config(chat, recipe, from_layer))
-        fuse(model)
-        return model
-    learning = nn.ModuleList([*chat.model.model.layers[from_layer:], chat.model.model.norm])
-    chat.model.requires_grad_(False)
-    learning.requires_grad_(True)
-    return chat.model
+    fuse(model)
+    return model
 
 
 def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:

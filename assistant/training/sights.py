@@ -15,7 +15,7 @@ from assistant.devices import memory_of
 from assistant.eyes import Eyes
 from assistant.loading import ChatModel, core_of
 
-AT_ONCE = 64  # pictures that the tower sees together before the first step
+AT_ONCE, AT_ONCE_CPU = 64, 8  # pictures that the tower sees together before the first step
 GPU_SHARE, HOST_SHARE = 10, 4  # a tenth of the GPU's memory, a quarter of what is free beside it
 
 
@@ -72,12 +72,13 @@ class Sights:
     def prepare(self, images: list[str], say: Callable[[str], None]) -> None:
         """See as many of the pictures as have room. Raises ValueError naming one that cannot be read."""
         images, shown = list(dict.fromkeys(images)), time.monotonic()
-        for start in range(0, len(images), AT_ONCE):
-            states = self._see(images[start : start + AT_ONCE])
+        at_once = AT_ONCE_CPU if self.device.type == "cpu" else AT_ONCE
+        for start in range(0, len(images), at_once):
+            states = self._see(images[start : start + at_once])
             if not start:
                 self.kept = self._room_for(states[0], len(images))
                 self.bytes_on_gpu = self.kept.nbytes if self.kept.is_cuda else 0
-            part = images[start : start + AT_ONCE][: len(self.kept) - start]
+            part = images[start : start + at_once][: len(self.kept) - start]
             self.kept[start : start + len(part)] = states[: len(part)]
             self.places |= {image: start + place for place, image in enumerate(part)}
             if len(self.places) == len(self.kept):
