@@ -208,6 +208,14 @@ def wait_for(happened: Callable[[], bool], timeout_s: float = 200) -> None:
         time.sleep(0.002)
 
 
+def size_now(path: Path) -> int:
+    """Of a file that gets another name when it is whole."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def assert_one_sentence(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
@@ -264,7 +272,7 @@ def test_a_kill_during_the_download_leaves_nothing_whole_and_the_next_run_resume
     hub.folder, hub.weights = large, "stall"
     arguments = command(DEFAULT, "--source", "hub", "--out", tmp_path / "m")
     process = subprocess.Popen(arguments, env=environment(hub.address), stderr=subprocess.DEVNULL)
-    wait_for(lambda: any(path.stat().st_size > 5_000_000 for path in tmp_path.rglob(".model.*.incomplete")))
+    wait_for(lambda: any(size_now(path) > 5_000_000 for path in tmp_path.rglob(".model.*.incomplete")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "m").exists()

@@ -25,6 +25,7 @@ from test_fetch import (  # noqa: F401
     hub,
     run,
     serve_hub,
+    size_now,
     tiny,
     wait_for,
 )
@@ -186,7 +187,7 @@ def test_a_download_from_modelscope_killed_in_the_middle_resumes(
     modelscope.weights = "stall"
     process = from_modelscope(modelscope, tmp_path)
     downloads = tmp_path / "models" / ".downloads"
-    wait_for(lambda: any(path.stat().st_size > 2 * MB for path in downloads.rglob("model-*")), 400)
+    wait_for(lambda: any(size_now(path) > 2 * MB for path in downloads.rglob("model-*")), 400)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (tmp_path / "models" / "m").exists()

@@ -18,6 +18,7 @@ from test_fetch import (  # noqa: F401
     environment,
     hub,
     run,
+    size_now,
     tiny,
     wait_for,
 )
@@ -530,7 +531,7 @@ def test_a_download_killed_in_the_middle_resumes_and_ends_as_the_same_llama(
     hub.folder, hub.weights = checkpoint, "stall"
     arguments = ["internlm2-chat-1_8b", "--source", "hub", "--out", tmp_path / "m"]
     process = subprocess.Popen(command(*arguments), env=environment(hub.address), stderr=subprocess.DEVNULL)
-    wait_for(lambda: any(path.stat().st_size > 5_000_000 for path in tmp_path.rglob(".model*.incomplete")))
+    wait_for(lambda: any(size_now(path) > 5_000_000 for path in tmp_path.rglob(".model*.incomplete")))
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "m").exists()
