@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the eyes that data/eyes ships: both stages on one GPU, each going on where it was stopped.
+# Train eyes for data/eyes: a tower that knows things, then both stages on one GPU, going on where it was stopped.
 # Run: benchmarks/train_eyes.sh models/smollm2-135m-instruct out/pictures out/eyes
 set -eu
 llm=$1 data=$2 out=$3
