@@ -9,9 +9,11 @@ pictures to learn from, no held-out style. The projector of OUT/untrained turns 
 the LLM reads as its English name, and is random for all else.
 """
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from picture_probe import features, fit, trained_on
@@ -19,7 +21,7 @@ from transformers import AutoModel
 
 from assistant.folders import read_json
 from assistant.llava import Parts, make_llava, random_projector
-from assistant.loading import load_tokenizer
+from assistant.loading import check_model_folder, load_tokenizer
 from assistant.pictures.things import load_things
 from assistant.settings import check_replaceable, load_settings, run_command, save_settings
 from assistant.tensors import checkpoint_files, tensors_in
@@ -29,22 +31,24 @@ from assistant.vision_tower import LOUD, EfficientNetLite, fetch_tower, register
 @dataclass(frozen=True)
 class Settings:
     llm: Path
+    """The model that is to see."""
     out: Path
+    """Where tower/ and untrained/ go."""
     data: Path = Path("out/pictures")
     """The folder of gen_image_data.py."""
     tower: str = "efficientnet-lite0"
+    """A tower that knows no things yet: a name of data/models.toml or a folder."""
     steps: int = 600
-    size: int = 224
-    """Pixels each way that the tower sees."""
+    """Steps of the linear layer, 512 pictures each."""
 
 
 def learn_things(settings: Settings, folder: Path) -> None:
-    """Write the tower."""
+    """Write the tower whole, into `folder`."""
     plain = fetch_tower(settings.tower)
     tower = AutoModel.from_pretrained(plain).float().eval()
     learnt = list(dict(trained_on(settings.data)).items())
     labels = torch.tensor([number for _, number in learnt])
-    inputs = features(tower, [path for path, _ in learnt], settings.size)
+    inputs = features(tower, [path for path, _ in learnt], tower.config.image_size)
     layer = fit(inputs, labels, settings.steps)
     with torch.inference_mode():
         share = (layer(inputs).argmax(1) == labels).float().mean()
@@ -52,9 +56,14 @@ def learn_things(settings: Settings, folder: Path) -> None:
     config = type(tower.config).from_dict(with_things(tower.config.to_dict(), things))
     knowing = EfficientNetLite(config)
     knowing.load_state_dict({**tower.state_dict(), **{f"things.{n}": t for n, t in things.items()}})
-    knowing.save_pretrained(folder)
     known = {"things": len(labels.unique()), "pictures": len(learnt)}
-    save_settings(folder, {**load_settings(plain), **known})
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=".making-") as work:
+        made = Path(work) / folder.name
+        knowing.save_pretrained(made)
+        save_settings(made, {**load_settings(plain), **known})
+        shutil.rmtree(folder, ignore_errors=True)
+        made.replace(folder)
     print(f"{folder}: names {share:.3f} of the {len(learnt)} pictures it learnt from", file=sys.stderr)
 
 
@@ -85,6 +94,7 @@ def naming_projector(llm: Path, seeing: int) -> dict[str, torch.Tensor]:
 
 
 def main(settings: Settings) -> None:
+    check_model_folder(settings.llm)
     register_tower()
     tower = settings.out / "tower"
     check_replaceable(tower, "things" in load_settings(tower))

@@ -32,7 +32,7 @@ from assistant.training.seeing import picture_examples
 from assistant.training.states import Prepared
 
 RECIPE = "llava_instruct"
-READ = 100  # rows for each one that is looked at: of a hundred, five ask about a picture that is not there
+READ = 100  # rows for each one that is looked at: of a hundred, four ask about a picture that is not there
 CACHE = DATA.parent / "models" / "cache"
 
 

@@ -20,7 +20,7 @@ def learnt(monkeypatch, made, tower, tmp_path) -> tuple[Path, Path]:
     import learn_things
 
     llm = spacious_model(tmp_path / "llm")
-    settings = learn_things.Settings(llm, tmp_path / "eyes", made, str(tower), steps=60, size=64)
+    settings = learn_things.Settings(llm, tmp_path / "eyes", made, str(tower), steps=60)
     learn_things.main(settings)
     return llm, tmp_path / "eyes"
 
@@ -42,7 +42,7 @@ def test_a_share_of_a_thing_enters_the_llm_as_its_english_name(learnt):
     assert other.mean() < 0.9
 
 
-def test_the_tower_that_learnt_knows_its_own_pictures_better_than_chance(learnt, made, capsys):
+def test_the_tower_that_learnt_knows_its_own_pictures_better_than_chance(learnt, made):
     import learn_things
     from transformers import AutoModel
 
@@ -53,3 +53,12 @@ def test_the_tower_that_learnt_knows_its_own_pictures_better_than_chance(learnt,
         guesses = inputs[:, 1280:].argmax(1).tolist()
     share = sum(guess == number for guess, (_, number) in zip(guesses, pairs, strict=True)) / len(pairs)
     assert share > 5 / len({number for _, number in pairs})
+
+
+def test_a_model_that_is_not_there_is_named_before_anything_is_learnt(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import learn_things
+
+    with pytest.raises(ValueError, match="nobody is not a folder"):
+        learn_things.main(learn_things.Settings(tmp_path / "nobody", tmp_path / "eyes", tmp_path / "no-data"))
+    assert not (tmp_path / "eyes").exists()
