@@ -26,25 +26,33 @@ from assistant.llava_chat import (
 from assistant.loading import check_model_folder, is_adapter, quiet_loading
 from assistant.settings import check_replaceable, load_settings, save_settings
 from assistant.tensors import checkpoint_files, shapes_in, tensors_in, write_shards
-from assistant.vision_tower import KIND, MEAN, SPREAD, STRIDE, register_tower, with_things
+from assistant.vision_tower import KIND, MEAN, SPREAD, STRIDE, features_of, register_tower, with_known
 
 CLIP = "clip_vision_model"
 PREFIX = "vision_model."  # of CLIP's tensors; some versions of transformers leave it out
 NOT_SEEING = ("text_model.", "visual_projection", "text_projection", "logit_scale")  # of a whole CLIP
-THINGS = "things."  # of our tower, whose eyes bring that layer along
+KNOWN = "known."  # of our tower: the layers that know words
 LAYERS = {"model.0": "linear_1", "model.2": "linear_2"}  # XTuner's projector → transformers'
 
 
 @dataclass(frozen=True)
 class Parts:
     """What was trained: the projector's tensors (`linear_1.weight` …), and LoRA pairs by the module names
-    that the LLM's and the tower's own files have, CLIP's without `vision_model.`; of our tower the layer
-    `things`. Without a projector it begins at random."""
+    that the LLM's and the tower's own files have, CLIP's without `vision_model.`; of our tower what was
+    learnt whole, and the layers that know words. Without a projector it begins at random."""
 
     projector: dict[str, torch.Tensor] = field(default_factory=dict)
     llm: Adapter | None = None
     tower: Adapter | None = None
-    things: dict[str, torch.Tensor] = field(default_factory=dict)
+    sight: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def known(self) -> list[int]:
+        """Words of each kind that the tower has learnt."""
+        found = {
+            name: len(tensor) for name, tensor in self.sight.items() if KNOWN in name and "weight" in name
+        }
+        return [found[name] for name in sorted(found)]
 
 
 def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[str, Any]) -> None:
@@ -59,8 +67,8 @@ def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[
     if is_adapter(llm):
         raise ValueError(f"{llm} is an adapter; merge it first: python scripts/merge.py --adapter {llm}")
     text, sight = _text_config(llm), vision_config(vision)
-    if parts.things:
-        sight = with_things(sight, parts.things)
+    if parts.sight:
+        sight = with_known(sight, parts.known)
     beside = out.resolve().with_name(f".{out.resolve().name}.partial")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -68,7 +76,7 @@ def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[
     token = add_image_token(beside, text["vocab_size"])
     config = llava_config(text, sight, token)
     projector = parts.projector or random_projector(sight["hidden_size"], text["hidden_size"])
-    _check_shapes(config, llm, vision, projector, parts.things)
+    _check_shapes(config, llm, vision, projector, parts.sight)
     for adapter, prefix in ((parts.llm, "language_model."), (parts.tower, "vision_tower.")):
         check_pairs(adapter, prefix, written_shapes(config))
     write_shards(_tensors(llm, vision, projector, parts, config["dtype"]), beside)
@@ -112,14 +120,15 @@ def llava_config(text: dict[str, Any], sight: dict[str, Any], image_token: int) 
     """LlavaConfig's fields: of CLIP the last layer but one without its class token, as XTuner takes it;
     of our tower all that it gives."""
     is_clip = sight["model_type"] == CLIP
-    patch = sight["patch_size"] if is_clip else STRIDE
     return {
         "architectures": ["LlavaForConditionalGeneration"],
         "model_type": "llava",
         "text_config": text,
         "vision_config": sight,
         "image_token_index": image_token,
-        "image_seq_length": (sight["image_size"] // patch) ** 2 + (not is_clip),
+        "image_seq_length": (sight["image_size"] // sight["patch_size"]) ** 2
+        if is_clip
+        else features_of(sight),
         "projector_hidden_act": "gelu",
         "multimodal_projector_bias": True,
         "vision_feature_layer": -2 if is_clip else -1,
@@ -150,8 +159,9 @@ def _write_processor(folder: Path, vision: Path, sight: dict[str, Any]) -> None:
     is_clip = sight["model_type"] == CLIP
     mean, spread = (CLIP_MEAN, CLIP_SPREAD) if is_clip else ([MEAN] * 3, [SPREAD] * 3)
     patch = sight["patch_size"] if is_clip else STRIDE
-    strategy = "default" if is_clip else "full"
-    write_processor(folder, picture_settings(sight["image_size"], mean, spread, own), patch, strategy)
+    before = 1 if is_clip else features_of(sight) - (sight["image_size"] // STRIDE) ** 2
+    pictures = picture_settings(sight["image_size"], mean, spread, own)
+    write_processor(folder, pictures, patch, before, kept=not is_clip)
 
 
 def _tensors(
@@ -165,9 +175,10 @@ def _tensors(
         if is_sight(name):
             inner = name.removeprefix(PREFIX)
             before = PREFIX if is_clip else ""
-            yield f"vision_tower.{before}{inner}", merged(tensor, inner, parts.tower).to(kind)
-    for name, tensor in parts.things.items():
-        yield f"vision_tower.{THINGS}{name}", tensor.to(kind)
+            if inner not in parts.sight:
+                yield f"vision_tower.{before}{inner}", merged(tensor, inner, parts.tower).to(kind)
+    for name, tensor in parts.sight.items():
+        yield f"vision_tower.{name}", tensor.to(kind)
     for name, tensor in projector.items():
         yield f"multi_modal_projector.{name}", tensor.to(kind)
 
@@ -194,7 +205,7 @@ def _check_shapes(
     llm: Path,
     vision: Path,
     projector: dict[str, torch.Tensor],
-    things: dict[str, torch.Tensor],
+    seeing: dict[str, torch.Tensor],
 ) -> None:
     """Raises ValueError naming a tensor that is missing, unknown or of another shape, with both shapes."""
     wanted = written_shapes(config)
@@ -208,7 +219,7 @@ def _check_shapes(
                 if prefix != "vision_tower." or is_sight(name)
             }
     found |= {f"multi_modal_projector.{name}": tuple(tensor.shape) for name, tensor in projector.items()}
-    found |= {f"vision_tower.{THINGS}{name}": tuple(tensor.shape) for name, tensor in things.items()}
+    found |= {f"vision_tower.{name}": tuple(tensor.shape) for name, tensor in seeing.items()}
     for name, shape in wanted.items():
         if name not in found:
             raise ValueError(

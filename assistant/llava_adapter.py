@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from assistant.adapters import adapter_from_halves
 from assistant.folders import read_json, write_json
-from assistant.llava import THINGS, Parts
+from assistant.llava import Parts
 from assistant.loading import is_adapter
 from assistant.tensors import checkpoint_files, tensors_in
 
@@ -24,17 +24,15 @@ def read_trained(folder: Path) -> Parts:
         raise ValueError(f"{folder} is no adapter: it has no adapter_config.json; give what train.py wrote")
     config = read_json(folder / CONFIG)
     projector: dict[str, torch.Tensor] = {}
-    things: dict[str, torch.Tensor] = {}
+    sight: dict[str, torch.Tensor] = {}
     halves: dict[str, dict[str, torch.Tensor]] = {"model.": {}, "": {}}
     for name, tensor in tensors_in([folder / WEIGHTS]):
         inner = name.removeprefix("base_model.model.").removeprefix("model.")
         part, _, rest = inner.partition(".")
         if part == "multi_modal_projector":
             projector[rest] = tensor
-        elif part == "vision_tower" and rest.startswith(THINGS):
-            things[rest.removeprefix(THINGS)] = tensor
         elif part == "vision_tower":
-            halves[""][rest] = tensor
+            (halves[""] if ".lora_" in rest else sight)[rest] = tensor
         else:
             halves["model."]["model." + rest if part == "language_model" else inner] = tensor
     if not projector:
@@ -45,7 +43,7 @@ def read_trained(folder: Path) -> Parts:
         adapter_from_halves(part, plain | _by_module(part, patterns, prefix), folder) if part else None
         for part, prefix in ((halves["model."], "model.language_model."), (halves[""], "model.vision_tower."))
     )
-    return Parts(projector, speaking, seeing, things)
+    return Parts(projector, speaking, seeing, sight)
 
 
 def _by_module(
@@ -64,13 +62,14 @@ def _by_module(
     return found
 
 
-def things_of(llava: Path) -> dict[str, torch.Tensor]:
-    """The layer `things` of a LLaVA's tower, under names that read_trained knows; none where it has none."""
-    before = f"vision_tower.{THINGS}"
+def sight_of(llava: Path) -> dict[str, torch.Tensor]:
+    """A LLaVA's tower that has learnt words, under names that read_trained knows; else nothing."""
+    if not read_json(llava / "config.json")["vision_config"].get("known"):
+        return {}
     return {
         f"base_model.model.model.{name}": tensor
         for name, tensor in tensors_in(checkpoint_files(llava))
-        if name.startswith(before)
+        if name.startswith("vision_tower.")
     }
 
 

@@ -113,19 +113,19 @@ def write_stop_ids(folder: Path, text_config: dict[str, Any]) -> None:
     write_json(path, {**generation, "eos_token_id": list(dict.fromkeys(ids))})
 
 
-def write_processor(folder: Path, pictures: dict[str, Any], patch: int, strategy: str) -> None:
+def write_processor(folder: Path, pictures: dict[str, Any], patch: int, before: int, *, kept: bool) -> None:
     """preprocessor_config.json and processor_config.json as transformers' LlavaProcessor reads them.
 
     `pictures`: how a picture becomes pixels (picture_settings); `patch`: pixels of a token, each way;
-    `strategy`: "default" leaves out what the tower gives before its places, "full" keeps it.
+    `before`: features that the tower gives before those of places; `kept`: whether the LLM reads them.
     """
     write_json(folder / "preprocessor_config.json", pictures)
     processor = {
         "processor_class": "LlavaProcessor",
         "image_token": IMAGE,
         "patch_size": patch,
-        "vision_feature_select_strategy": strategy,
-        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": "full" if kept else "default",
+        "num_additional_image_tokens": before,
         "image_processor": pictures,
     }
     write_json(folder / "processor_config.json", processor)

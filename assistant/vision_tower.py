@@ -5,6 +5,8 @@ Source: TensorFlow's efficientnet_lite_builder.py, and the names of efficientnet
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import field
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -53,11 +55,11 @@ LITE0 = (
 
 class EfficientNetLiteConfig(PreTrainedConfig):
     """`hidden_size`: channels of a feature; an image of `image_size` has 1 + (image_size / 32)² of them.
-    The last `things` channels say which of so many known things it shows."""
+    `known`: so many words of each kind that the last channels say its share of, one feature more a kind."""
 
     model_type = KIND
     hidden_size: int = 1280
-    things: int = 0
+    known: list[int] = field(default_factory=list)
     image_size: int = 224
     initializer_range: float = 0.02
 
@@ -98,7 +100,9 @@ class EfficientNetLite(PreTrainedModel):
     """Pictures [n, 3, height, width] → features [n, 1 + height / 32 · width / 32, hidden_size]: the mean over
     the picture, which says best what it shows, then its places row by row, which say where and how many.
 
-    A tower that knows things gives beside each feature the share of each thing, by a linear layer."""
+    A tower that knows words (what a picture shows, its kind, its colour, how many) begins with the mean once
+    for each kind of them, with the shares of its words beside it; those of the first stand beside places too.
+    """
 
     config: EfficientNetLiteConfig
     base_model_prefix = ""
@@ -109,25 +113,43 @@ class EfficientNetLite(PreTrainedModel):
         super().__init__(config)
         self.stem = SameConv(3, STEM, 3, 2)
         self.blocks = nn.ModuleList(_blocks())
-        channels = config.hidden_size - config.things
+        channels = config.hidden_size - sum(config.known)
         self.head = SameConv(LITE0[-1].channels, channels, 1)
-        self.things = nn.Linear(channels, config.things) if config.things else None
+        self.known = nn.ModuleList(nn.Linear(channels, words) for words in config.known)
         self.post_init()
 
     def forward(self, pixel_values: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        places = self.places(pixel_values)
+        mean = places.mean(1, keepdim=True)
+        features = torch.cat([mean] * max(1, len(self.known)) + [places], dim=1)
+        if self.known:
+            features = torch.cat([QUIET * features, LOUD * self._shares(mean, places)], dim=-1)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=features, pooler_output=features[:, 0], hidden_states=(features,)
+        )
+
+    def places(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """[n, height / 32 · width / 32, channels]: the features of a picture's places, row by row."""
         # channels beside each other: a CPU filters them one by one in half the time
         pixels = pixel_values.to(self.stem.weight.dtype, memory_format=torch.channels_last)
         x = functional.relu6(self.stem(pixels))
         for block in self.blocks:
             x = block(x)
-        places = functional.relu6(self.head(x)).flatten(2).transpose(1, 2)
-        features = torch.cat([places.mean(1, keepdim=True), places], dim=1)
-        if self.things:
-            shares = self.things(features).float().softmax(-1).to(features.dtype)
-            features = torch.cat([QUIET * features, LOUD * shares], dim=-1)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=features, pooler_output=features[:, 0], hidden_states=(features,)
-        )
+        return functional.relu6(self.head(x)).flatten(2).transpose(1, 2)
+
+    def _shares(self, mean: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """[n, kinds of words + places, all words]: zero but for the words that each row is about."""
+        kinds, every = len(self.known), sum(self.config.known)
+        shares = mean.new_zeros(len(mean), kinds + places.shape[1], every)
+        ends = list(accumulate(self.config.known))
+        for row, (layer, words, end) in enumerate(zip(self.known, self.config.known, ends, strict=True)):
+            shares[:, row : row + 1, end - words : end] = _softmax(layer(mean))
+        shares[:, kinds:, : ends[0]] = _softmax(self.known[0](places))
+        return shares
+
+
+def _softmax(scores: torch.Tensor) -> torch.Tensor:
+    return scores.float().softmax(-1).to(scores.dtype)
 
 
 def _blocks() -> Iterator[Block]:
@@ -193,15 +215,19 @@ def make_tower(weights: Path, folder: Path, image_size: int = 224) -> None:
     write_json(folder / "config.json", architecture | {"hidden_size": 1280, "image_size": image_size})
 
 
-def with_things(config: dict[str, Any], things: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The tower's config once it knows things. `things`: its layer's weight [things, channels], and bias.
+def features_of(config: dict[str, Any]) -> int:
+    """How many features a picture has, by the tower's config."""
+    return max(1, len(config.get("known", ()))) + int(config["image_size"] // STRIDE) ** 2
+
+
+def with_known(config: dict[str, Any], words: list[int]) -> dict[str, Any]:
+    """The tower's config once it knows so many words of each kind.
 
     Raises ValueError for a tower that cannot, or does already.
     """
-    if config["model_type"] != KIND or config.get("things"):
-        raise ValueError("the adapter knows things, which only an EfficientNet that knows none yet can learn")
-    count = len(things["weight"])
-    return {**config, "things": count, "hidden_size": config["hidden_size"] + count}
+    if config["model_type"] != KIND or config.get("known"):
+        raise ValueError("the adapter knows words, which only an EfficientNet that knows none yet can learn")
+    return {**config, "known": words, "hidden_size": config["hidden_size"] + sum(words)}
 
 
 def _folded(published: dict[str, torch.Tensor], source: Path) -> Iterator[tuple[str, torch.Tensor]]:

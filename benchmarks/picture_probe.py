@@ -20,7 +20,7 @@ from assistant.images import open_image
 from assistant.pictures.stamps import stamps
 from assistant.pictures.things import load_things, with_article
 from assistant.settings import run_command, write_text
-from assistant.vision_tower import MEAN, SPREAD, register_tower
+from assistant.vision_tower import MEAN, SPREAD, EfficientNetLite, register_tower
 
 BATCH = 8
 
@@ -41,7 +41,7 @@ def square(path: Path, size: int) -> Image.Image:
     return ImageOps.pad(open_image(path), (size, size), color="white")
 
 
-def features(model: torch.nn.Module, paths: list[Path], size: int) -> torch.Tensor:
+def features(model: EfficientNetLite, paths: list[Path], size: int) -> torch.Tensor:
     """[pictures, channels]: the mean over a picture's places."""
     found = []
     for start in range(0, len(paths), BATCH):
@@ -51,7 +51,7 @@ def features(model: torch.nn.Module, paths: list[Path], size: int) -> torch.Tens
         )
         pixels = pixels.view(-1, size, size, 3).permute(0, 3, 1, 2).float() / 255
         with torch.inference_mode():
-            found.append(model((pixels - MEAN) / SPREAD).last_hidden_state.mean(1))
+            found.append(model.places((pixels - MEAN) / SPREAD).mean(1))
         print(f"  {start + len(images)}/{len(paths)}", file=sys.stderr, flush=True)
     return torch.cat(found)
 

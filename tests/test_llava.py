@@ -32,7 +32,7 @@ from assistant.images import open_image
 from assistant.internlm2 import to_llama
 from assistant.internlm2_tokenizer import make_tokenizer
 from assistant.llava import Parts, make_llava
-from assistant.llava_adapter import read_trained, things_of, write_small
+from assistant.llava_adapter import read_trained, sight_of, write_small
 from assistant.llava_chat import IMAGE, add_image_token
 from assistant.llava_to_xtuner import to_xtuner
 from assistant.llava_xtuner import read_parts
@@ -157,30 +157,48 @@ def test_the_tower_gives_the_features_of_the_published_architecture(published, t
     assert torch.allclose(ours[:, 0], places.mean(1), atol=1e-3)
 
 
-def knowing_two_things() -> dict[str, torch.Tensor]:
+def knowing_words() -> dict[str, torch.Tensor]:
+    """Layers for two things and three colours."""
     source = torch.Generator().manual_seed(2)
-    return {"weight": torch.randn(2, 1280, generator=source), "bias": torch.zeros(2)}
+    return {
+        f"known.{kind}.{part}": tensor
+        for kind, words in enumerate((2, 3))
+        for part, tensor in (
+            ("weight", torch.randn(words, 1280, generator=source)),
+            ("bias", torch.zeros(words)),
+        )
+    }
 
 
-def test_a_tower_that_knows_things_gives_their_shares_beside_each_feature(eyes, tower, tmp_path):
-    llm, things = spacious_model(tmp_path / "llm"), knowing_two_things()
-    make_llava(llm, tower, tmp_path / "llava", Parts(things=things), {})
+def test_a_tower_that_knows_words_gives_each_kind_a_feature_and_things_each_place(eyes, tower, tmp_path):
+    llm, words = spacious_model(tmp_path / "llm"), knowing_words()
+    make_llava(llm, tower, tmp_path / "llava", Parts(sight=words), {})
     pictures = [[user("?", [picture(tmp_path / f"{color}.png", color)])] for color in ("red", "white")]
     without, knowing = (load_chat_model(folder, dtype=torch.float32) for folder in (eyes, tmp_path / "llava"))
-    assert knowing.model.config.vision_config.hidden_size == 1282
-    assert knowing.model.model.multi_modal_projector.linear_1.in_features == 1282
+    assert knowing.model.config.vision_config.hidden_size == 1285
+    assert knowing.model.model.multi_modal_projector.linear_1.in_features == 1285
+    assert knowing.eyes.tokens == 2 + 4
+    processor = AutoProcessor.from_pretrained(str(tmp_path / "llava"))
+    encoded = processor(text=IMAGE, images=open_image(pictures[0][0]["images"][0]))
+    assert encoded["input_ids"][0].count(knowing.eyes.token) == knowing.eyes.tokens
     pixels = knowing.eyes.pixels([turn["images"][0] for [turn] in pictures])
     with torch.no_grad():
         plain, ours = (chat.model.model.vision_tower(pixels).last_hidden_state for chat in (without, knowing))
-        shares = (plain @ things["weight"].T).softmax(-1)
-    assert torch.allclose(ours[..., :1280], QUIET * plain, atol=1e-4)
-    assert torch.allclose(ours[..., 1280:], LOUD * shares, atol=1e-2)
+        things, colours = ((plain @ words[f"known.{kind}.weight"].T).softmax(-1) for kind in (0, 1))
+    assert ours.shape == (2, 2 + 4, 1285)
+    assert torch.allclose(ours[:, 1:, :1280], QUIET * plain, atol=1e-4)
+    assert torch.allclose(ours[:, 0, :1280], ours[:, 1, :1280])
+    assert torch.allclose(ours[:, 0, 1280:1282], LOUD * things[:, 0], atol=1e-2)
+    assert torch.allclose(ours[:, 1, 1282:], LOUD * colours[:, 0], atol=1e-2)
+    assert torch.allclose(ours[:, 2:, 1280:1282], LOUD * things[:, 1:], atol=1e-2)
+    assert not ours[:, 0, 1282:].any() and not ours[:, 1, 1280:1282].any() and not ours[:, 2:, 1282:].any()
 
 
 def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(tower, tmp_path):
-    """A file of things beside the projector, read back to the same LLaVA; the tower must be the plain one."""
-    llm, things = spacious_model(tmp_path / "llm"), knowing_two_things()
-    make_llava(llm, tower, tmp_path / "first", Parts(things=things), {})
+    """The tower beside the projector, read back to the same LLaVA; it is given the plain one."""
+    llm, head = spacious_model(tmp_path / "llm"), load_file(tower / "model.safetensors")["head.weight"]
+    learnt = {**knowing_words(), "head.weight": head + 1}
+    make_llava(llm, tower, tmp_path / "first", Parts(sight=learnt), {})
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     projector = {
@@ -191,9 +209,10 @@ def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(tower, tmp_p
     save_file(projector, adapter / "adapter_model.safetensors")
     plain = {"base_model_name_or_path": "", "r": 8, "lora_alpha": 16, "use_rslora": False, "lora_dropout": 0}
     (adapter / "adapter_config.json").write_text(json.dumps(plain))
-    write_small(adapter, tmp_path / "shipped", things_of(tmp_path / "first"))
+    write_small(adapter, tmp_path / "shipped", sight_of(tmp_path / "first"))
     parts = read_trained(tmp_path / "shipped")
-    assert set(parts.things) == {"weight", "bias"} and parts.tower is None
+    assert set(parts.sight) >= set(learnt) and parts.known == [2, 3] and parts.tower is None
+    assert torch.allclose(parts.sight["head.weight"].float(), head + 1, atol=1e-2)
     make_llava(llm, tower, tmp_path / "second", parts, {})
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert first.keys() == second.keys()
@@ -202,9 +221,9 @@ def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(tower, tmp_p
     knowing = tmp_path / "knowing"
     shutil.copytree(tower, knowing)
     config = json.loads((knowing / "config.json").read_text())
-    (knowing / "config.json").write_text(json.dumps({**config, "things": 2, "hidden_size": 1282}))
+    (knowing / "config.json").write_text(json.dumps({**config, "known": [2, 3], "hidden_size": 1285}))
     for vision in (knowing, VISION):
-        with pytest.raises(ValueError, match="knows things, which only an EfficientNet"):
+        with pytest.raises(ValueError, match="knows words, which only an EfficientNet"):
             make_llava(llm, vision, tmp_path / "third", parts, {})
 
 

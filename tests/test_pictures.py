@@ -2,6 +2,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 
 import pytest
 from PIL import Image, ImageDraw
@@ -487,12 +488,48 @@ def test_a_restyled_drawing_keeps_its_shape_and_its_colour_and_follows_its_seed(
         assert alpha == 255 and colour_name(red, green, blue) == "red", seed
 
 
+def test_a_drawing_in_other_colours_is_asked_about_by_those(tmp_path, monkeypatch):
+    monkeypatch.setattr(packages, "models_folder", lambda: tmp_path)
+    style = Style("discs", "f", "p", "1", "0" * 64, "MIT", "a")
+    drawing_path(style, "1F7E2").parent.mkdir(parents=True)
+    packages.save_picture(colourful(), drawing_path(style, "1F7E2"), lossless=True)
+    for turned, colour in ((0, "red"), (120, "green"), (230, "blue")):
+        scene = Scene("one", style.name, ((0, "1F7E2"),), "seed 5", True, turned)
+        assert scene.colours(style) == (colour,)
+        levels = iter(draw_scene(scene, style).tobytes())
+        found = Counter(colour_name(*pixel) for pixel in zip(levels, levels, levels, strict=True))
+        assert found[colour] > 4 * max(found[other] for other in ("red", "green", "blue") if other != colour)
+
+
+def test_what_each_picture_shows_stands_beside_the_rows(made):
+    shown = rows_of(made, "shown.jsonl")
+    trained = {row.get("image") for name in ("align.json", "train.json") for row in rows_of(made, name)}
+    assert {line["image"] for line in shown} == trained - {None}
+    names = {thing.name: thing for thing in load_things()}
+    for line in shown:
+        assert 1 <= len(line["things"]) <= MOST and (made / line["image"]).is_file()
+        if line["kind"]:
+            assert {names[name].kind for name in line["things"]} == {line["kind"]}
+        if len(set(line["things"])) > 1:
+            assert not line["kind"] and not line["colour"]
+    by_image = {line["image"]: line for line in shown}
+    for row in rows_of(made, "train.json"):
+        question, answer = texts_of(row)[:2]
+        if row["kind"] == "count" and row["conversations"] and "image" in row and len(texts_of(row)) == 2:
+            numbers = load_texts("en")["numbers"]
+            number = next((n for n, word in enumerate(numbers) if f"{word} " in answer.lower()), None)
+            if number and re.match(r"[A-Z]", question.removeprefix("<image>\n")):
+                assert number == len(by_image[row["image"]]["things"]), row
+
+
 def test_so_many_of_the_scenes_to_learn_from_are_restyled(drawings):
     drawn = prepare_drawings(load_styles().values(), {c for t in load_things() for c in t.codes}, print)
     plain = make_scenes(drawn, ["noto"], 400, "s")
     some = make_scenes(drawn, ["noto"], 400, "s", restyled=0.5)
     assert not any(scene.restyled for scene in plain)
     assert 150 < sum(scene.restyled for scene in some) < 250
+    assert 70 < sum(scene.turned > 0 for scene in some) < 130
+    assert not any(scene.turned and not scene.restyled for scene in some)
     image = draw_scene(some[0], load_styles()["noto"])
     assert image.size == (224, 224)
     with pytest.raises(ValueError, match="--restyled 1.5: a share lies between 0 and 1"):

@@ -22,6 +22,7 @@ from assistant.pictures.mixture import (
     align_records,
     image_path,
     instruct_records,
+    shown_record,
     statistics,
 )
 from assistant.pictures.packages import prepare_drawings, save_picture
@@ -32,6 +33,7 @@ from assistant.pictures.things import held_out_families, load_styles, load_thing
 from assistant.settings import check_replaceable, plain_values, save_settings, write_text
 
 ALIGN, INSTRUCT, PROBES, SEEN = "align.json", "train.json", "dev.jsonl", "seen.jsonl"
+SHOWN = "shown.jsonl"  # what each picture that is trained on shows
 CHUNK = 64  # pictures that a process draws at a time
 
 
@@ -81,6 +83,7 @@ def make_pictures(
             scenes, wanted.instruct, f"{wanted.seed}/instruct", card, wanted.base
         )
     used = {record["image"] for records in files.values() for record in records if "image" in record}
+    files[SHOWN] = [shown_record(scene) for scene in scenes if image_path(scene) in used]
     every = [scene for scene in (*scenes, *seen, *dev) if image_path(scene) in used]
     _write(files, every, scenes, card, wanted, out, workers, settings)
 

@@ -11,7 +11,7 @@ from assistant.card import Card
 from assistant.conversations import Message
 from assistant.identity import make_rows
 from assistant.pictures.rows import Asked, Asker, Turn, common
-from assistant.pictures.scenes import Scene, colours_of
+from assistant.pictures.scenes import Scene
 from assistant.pictures.things import LANGUAGES, load_styles, load_things
 
 Record = dict[str, Any]
@@ -23,6 +23,19 @@ SPOKEN = ("name", "kind", "yes_no", "colour", "language")  # what a conversation
 
 def image_path(scene: Scene) -> str:
     return f"images/{scene.name}.webp"
+
+
+def shown_record(scene: Scene) -> Record:
+    """What a picture shows, in English: its things, their kind and colour where it has one, and how many."""
+    things = [load_things()[number] for number, _ in scene.parts]
+    kinds = {thing.kind for thing in things} & set(common()["asked"])
+    one = len(scene.things) == 1
+    return {
+        "image": image_path(scene),
+        "things": [thing.name for thing in things],
+        "kind": kinds.pop() if one and kinds else "",
+        "colour": "".join(scene.colours(load_styles()[scene.style])[:1]) if one else "",
+    }
 
 
 def align_records(scenes: list[Scene], count: int, seed: str) -> list[Record]:
@@ -113,7 +126,7 @@ def _evenly(kind: str, scenes: list[Scene], source: random.Random) -> Iterator[S
     """The scenes so that each number of things, or each colour, comes equally often."""
     groups: dict[Any, list[Scene]] = {}
     for scene in scenes:
-        colours = colours_of(load_styles()[scene.style], scene.parts[0][1]) if kind == "colour" else ()
+        colours = scene.colours(load_styles()[scene.style]) if kind == "colour" else ()
         groups.setdefault(colours[:1] or len(scene.parts), []).append(scene)
     for _ in range(max(map(len, groups.values()))):
         for group in groups.values():

@@ -1,6 +1,6 @@
 """A drawing as another hand would have made it: few styles are there to learn from, others are asked about.
 
-Hues stay, for colours are asked for too.
+Hues stay, for colours are asked for too, unless they are turned by a known angle.
 """
 
 import random
@@ -60,6 +60,15 @@ def _coloured(drawing: Any, source: random.Random) -> Any:
 
     colours = ImageEnhance.Color(drawing.convert("RGB")).enhance(source.uniform(0.7, 1.6))
     return _with_colours(drawing, ImageEnhance.Brightness(colours).enhance(source.uniform(0.75, 1.15)))
+
+
+def with_hues_turned(drawing: Any, degrees: int) -> Any:
+    """The drawing [PIL, RGBA] in other colours, so that no colour is known by the thing that has it."""
+    from PIL import Image
+
+    hue, saturation, value = drawing.convert("RGB").convert("HSV").split()
+    turned = hue.point(lambda level: (level + round(degrees * 256 / 360)) % 256)
+    return _with_colours(drawing, Image.merge("HSV", (turned, saturation, value)))
 
 
 def _with_colours(drawing: Any, colours: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
-from assistant.pictures.scenes import MOST, Scene, colours_of
+from assistant.pictures.scenes import MOST, Scene
 from assistant.pictures.things import (
     LANGUAGES,
     PICTURES,
@@ -23,6 +23,7 @@ from assistant.pictures.things import (
 from assistant.settings import load_toml
 
 WORDS_SORTED = 0.3  # share of the questions about a word that ask for its kind
+TURNED = 0.5  # share of the restyled drawings that get other colours
 WORDING_SHARE = 5  # every 5th wording is held out for the probes
 Turn = tuple[str, str]
 
@@ -148,7 +149,7 @@ class Asker:
 
     def colour(self, scene: Scene, language: str) -> Asked | None:
         """None where no colour dominates or the thing is spoken of in the plural."""
-        thing, colours = _thing(scene), colours_of(load_styles()[scene.style], scene.parts[0][1])
+        thing, colours = _thing(scene), scene.colours(load_styles()[scene.style])
         if not colours or thing.is_plural:
             return None
         names = load_texts(language)["colour_names"]
@@ -262,7 +263,8 @@ def make_scenes(
             kind = "single"
         parts = tuple(makers[kind](style, number, code))
         changed = source.random() < restyled if restyled else False
-        scenes.append(Scene(f"{prefix}{index:05}", style, parts, f"{seed}/{index}", changed))
+        turned = source.randint(30, 330) if changed and source.random() < TURNED else 0
+        scenes.append(Scene(f"{prefix}{index:05}", style, parts, f"{seed}/{index}", changed, turned))
     return scenes
 
 

@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from assistant.pictures.packages import SIDE, drawing_path
-from assistant.pictures.restyling import restyled
+from assistant.pictures.restyling import restyled, with_hues_turned
 from assistant.pictures.things import Style
 
 MOST = 6  # things on one canvas
@@ -39,7 +39,7 @@ COLD = (
 class Scene:
     """`parts`: (number of the thing, code point) of each drawing, all in one style.
 
-    `restyled`: they are changed as if another hand had drawn them.
+    `restyled`: they are changed as if another hand had drawn them; `turned`: their hues, so many degrees on.
     """
 
     name: str
@@ -47,11 +47,16 @@ class Scene:
     parts: tuple[tuple[int, str], ...]
     seed: str
     restyled: bool = False
+    turned: int = 0
 
     @property
     def things(self) -> list[int]:
         """Each thing once, in the order of the parts."""
         return list(dict.fromkeys(number for number, _ in self.parts))
+
+    def colours(self, style: Style) -> tuple[str, ...]:
+        """Of the first drawing: colours_of()."""
+        return colours_of(style, self.parts[0][1], self.turned)
 
 
 def draw_scene(scene: Scene, style: Style) -> Any:
@@ -59,10 +64,10 @@ def draw_scene(scene: Scene, style: Style) -> Any:
     from PIL import ImageEnhance, ImageFilter
 
     source = random.Random(scene.seed)
-    sprites = [sprite(style, code) for _, code in scene.parts]
+    sprites = [sprite(style, code, scene.turned) for _, code in scene.parts]
     if scene.restyled:
         sprites = [restyled(drawing, f"{scene.seed}/restyled") for drawing in sprites]
-    canvas = _background(source, [mean_colour(style, code) for _, code in scene.parts])
+    canvas = _background(source, [mean_colour(style, code, scene.turned) for _, code in scene.parts])
     boxes = _cells(len(sprites), source) if len(sprites) > 1 else [_anywhere(source)]
     for drawing, (x, y, size) in zip(sprites, boxes, strict=True):
         _paste(canvas, drawing, x, y, size, source)
@@ -74,13 +79,14 @@ def draw_scene(scene: Scene, style: Style) -> Any:
 
 
 @lru_cache(maxsize=1024)
-def sprite(style: Style, code: str) -> Any:
-    """The drawing without its empty border, RGBA."""
+def sprite(style: Style, code: str, turned: int = 0) -> Any:
+    """The drawing without its empty border, RGBA, its hues turned by so many degrees."""
     from PIL import Image
 
     image = Image.open(drawing_path(style, code)).convert("RGBA")
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox()
-    return image.crop(box) if box else image
+    image = image.crop(box) if box else image
+    return with_hues_turned(image, turned) if turned else image
 
 
 def _anywhere(source: random.Random) -> tuple[float, float, float]:
@@ -158,14 +164,14 @@ def _shade(colour: tuple[int, int, int], source: random.Random) -> tuple[int, ..
 
 
 @cache
-def mean_colour(style: Style, code: str) -> tuple[int, ...]:
+def mean_colour(style: Style, code: str, turned: int = 0) -> tuple[int, ...]:
     """The mean of a drawing's opaque pixels, RGB."""
-    pixels = list(_opaque(style, code))
+    pixels = list(_opaque(style, code, turned))
     return tuple(sum(part) // len(pixels) for part in zip(*pixels, strict=True))
 
 
-def _opaque(style: Style, code: str) -> Iterator[tuple[int, int, int]]:
-    image = sprite(style, code).resize((48, 48))
+def _opaque(style: Style, code: str, turned: int) -> Iterator[tuple[int, int, int]]:
+    image = sprite(style, code, turned).resize((48, 48))
     data = image.tobytes()
     for start in range(0, len(data), 4):
         red, green, blue, alpha = data[start : start + 4]
@@ -174,9 +180,9 @@ def _opaque(style: Style, code: str) -> Iterator[tuple[int, int, int]]:
 
 
 @cache
-def colours_of(style: Style, code: str) -> tuple[str, ...]:
+def colours_of(style: Style, code: str, turned: int = 0) -> tuple[str, ...]:
     """The colour that most of a drawing has, then others that cover much of it; empty when none dominates."""
-    pixels = list(_opaque(style, code))
+    pixels = list(_opaque(style, code, turned))
     shares: dict[str, int] = {}
     for pixel in pixels:
         named = colour_name(*pixel)
