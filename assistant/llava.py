@@ -49,10 +49,8 @@ class Parts:
     @property
     def known(self) -> list[int]:
         """Words of each kind that the tower has learnt."""
-        found = {
-            name: len(tensor) for name, tensor in self.sight.items() if KNOWN in name and "weight" in name
-        }
-        return [found[name] for name in sorted(found)]
+        layers = sorted(n for n in self.sight if n.startswith(KNOWN) and n.endswith(".weight"))
+        return [len(self.sight[name]) for name in layers]
 
 
 def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[str, Any]) -> None:

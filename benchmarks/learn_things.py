@@ -15,13 +15,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from picture_probe import square
+from picture_probe import pixels_of
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel
@@ -96,19 +95,6 @@ def read_shown(data: Path) -> tuple[list[Path], list[torch.Tensor]]:
             labels[2][row, colours.index(shown["colour"])] = 1
         labels[3][row, len(shown["things"]) - 1] = 1
     return [data / shown["image"] for shown in lines], labels
-
-
-def pixels_of(paths: list[Path], size: int) -> torch.Tensor:
-    """[pictures, 3, size, size], 0 to 255, the channels of a pixel beside each other."""
-    levels = torch.empty(len(paths), size, size, 3, dtype=torch.uint8)
-
-    def read(place: int) -> None:
-        flat = torch.frombuffer(bytearray(square(paths[place], size).tobytes()), dtype=torch.uint8)
-        levels[place] = flat.view(size, size, 3)
-
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(read, range(len(paths))))
-    return levels.permute(0, 3, 1, 2)
 
 
 def means_of(tower: EfficientNetLite, pixels: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ styles), of seen.jsonl and, with --stamps, about Tux Paint's stamps (Debian, fet
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,18 +42,28 @@ def square(path: Path, size: int) -> Image.Image:
     return ImageOps.pad(open_image(path), (size, size), color="white")
 
 
+def pixels_of(paths: list[Path], size: int) -> torch.Tensor:
+    """[pictures, 3, size, size], 0 to 255, the channels of a pixel beside each other."""
+    levels = torch.empty(len(paths), size, size, 3, dtype=torch.uint8)
+
+    def read(place: int) -> None:
+        flat = torch.frombuffer(bytearray(square(paths[place], size).tobytes()), dtype=torch.uint8)
+        levels[place] = flat.view(size, size, 3)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(read, range(len(paths))))
+    return levels.permute(0, 3, 1, 2)
+
+
 def features(model: EfficientNetLite, paths: list[Path], size: int) -> torch.Tensor:
     """[pictures, channels]: the mean over a picture's places."""
     found = []
     for start in range(0, len(paths), BATCH):
-        images = [square(path, size) for path in paths[start : start + BATCH]]
-        pixels = torch.stack(
-            [torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8) for image in images]
-        )
-        pixels = pixels.view(-1, size, size, 3).permute(0, 3, 1, 2).float() / 255
+        some = paths[start : start + BATCH]
+        levels = pixels_of(some, size)
         with torch.inference_mode():
-            found.append(model.places((pixels - MEAN) / SPREAD).mean(1))
-        print(f"  {start + len(images)}/{len(paths)}", file=sys.stderr, flush=True)
+            found.append(model.places((levels.float() / 255 - MEAN) / SPREAD).mean(1))
+        print(f"  {start + len(some)}/{len(paths)}", file=sys.stderr, flush=True)
     return torch.cat(found)
 
 
