@@ -8,7 +8,8 @@ python=${PYTHON:-python3}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}  # of each thread that reads pictures: 32 were five times slower on 32 cores
 [ -d "$out/untrained" ] || "$python" benchmarks/learn_things.py --llm "$llm" --data "$data" --out "$out"
 "$python" scripts/train.py --recipe llava_instruct --model "$out/untrained" --data "$data" --out "$out/instruct" --resume
-"$python" benchmarks/ship_eyes.py --adapter "$out/instruct" --llava "$out/untrained" --data "$data" --out "$out/shipped"
+"$python" benchmarks/ship_eyes.py --adapter "$out/instruct" --llava "$out/untrained" --data "$data" --out "$out/shipped" \
+  --filter 0
 "$python" scripts/train.py --recipe llava_align --model "$out/untrained" --data "$data" --out "$out/align" --resume \
   --set steps=400 --set trainer.warmup_steps=12
 "$python" scripts/make_llava.py --llm "$llm" --vision "$out/tower" --adapter "$out/align" --out "$out/aligned"
