@@ -84,6 +84,8 @@ def read_shown(data: Path) -> tuple[list[Path], list[torch.Tensor]]:
     """The pictures, and for each kind of words [pictures, words] each word's share; zeros: none is known."""
     things = {thing.name: number for number, thing in enumerate(load_things())}
     kinds, colours = common()["asked"], common()["colours"]
+    if not (data / SHOWN).is_file():
+        raise ValueError(f"{data} has no {SHOWN}; make the data again: python scripts/gen_image_data.py")
     lines = [json.loads(line) for line in (data / SHOWN).read_text(encoding="utf-8").splitlines()]
     labels = [torch.zeros(len(lines), len(each)) for each in words()]
     for row, shown in enumerate(lines):
@@ -178,9 +180,9 @@ def learn(
 
 def learn_things(settings: Settings, folder: Path) -> None:
     """Write the tower whole, into `folder`."""
+    paths, labels = read_shown(settings.data)
     plain = fetch_tower(settings.tower)
     own = AutoModel.from_pretrained(plain).float()
-    paths, labels = read_shown(settings.data)
     say(f"reading {len(paths)} pictures")
     pixels = pixels_of(paths, own.config.image_size)
     config = with_known(own.config.to_dict(), [len(each) for each in words()])

@@ -69,3 +69,11 @@ def test_a_model_that_is_not_there_is_named_before_anything_is_learnt(monkeypatc
     with pytest.raises(ValueError, match="nobody is not a folder"):
         learn_things.main(learn_things.Settings(tmp_path / "nobody", tmp_path / "eyes", tmp_path / "no-data"))
     assert not (tmp_path / "eyes").exists()
+
+
+def test_data_that_does_not_say_what_is_shown_is_to_be_made_again(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import learn_things
+
+    with pytest.raises(ValueError, match=r"has no shown.jsonl; make the data again"):
+        learn_things.read_shown(tmp_path)

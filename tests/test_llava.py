@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from assistant import llava
 from assistant.backends import Counts, Sampling
 from assistant.backends.transformers_backend import TransformersBackend
 from assistant.conversations import assistant, row_from, user
@@ -38,6 +40,7 @@ from assistant.llava_to_xtuner import to_xtuner
 from assistant.llava_xtuner import read_parts
 from assistant.loading import NOT_QUANTIZED, encode_chat, load_chat_model, load_tokenizer
 from assistant.settings import REPOSITORY, load_settings
+from assistant.tensors import write_shards
 from assistant.vision_tower import LITE0, LOUD, QUIET, EfficientNetLite, EfficientNetLiteConfig, make_tower
 from assistant.xtuner import read_pth
 
@@ -194,7 +197,14 @@ def test_a_tower_that_knows_words_gives_each_kind_a_feature_and_things_each_plac
     assert not ours[:, 0, 1282:].any() and not ours[:, 1, 1280:1282].any() and not ours[:, 2:, 1282:].any()
 
 
-def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(tower, tmp_path):
+def watched(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, names: list[str]) -> None:
+    """Write the shards, and note each tensor that comes."""
+    every = list(tensors)
+    names.extend(name for name, _ in every)
+    write_shards(iter(every), folder)
+
+
+def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(monkeypatch, tower, tmp_path):
     """The tower beside the projector, read back to the same LLaVA; it is given the plain one."""
     llm, head = spacious_model(tmp_path / "llm"), load_file(tower / "model.safetensors")["head.weight"]
     learnt = {**knowing_words(), "head.weight": head + 1}
@@ -213,7 +223,11 @@ def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(tower, tmp_p
     parts = read_trained(tmp_path / "shipped")
     assert set(parts.sight) >= set(learnt) and parts.known == [2, 3] and parts.tower is None
     assert torch.allclose(parts.sight["head.weight"].float(), head + 1, atol=1e-2)
-    make_llava(llm, tower, tmp_path / "second", parts, {})
+    written: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(llava, "write_shards", lambda tensors, folder: watched(tensors, folder, written))
+        make_llava(llm, tower, tmp_path / "second", parts, {})
+    assert len(written) == len(set(written))
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert first.keys() == second.keys()
     for name, tensor in first.items():
