@@ -10,7 +10,6 @@ turns the share of a word into what the LLM reads as that word, and is random fo
 40,000 pictures ten times in two minutes; on two cores --blocks 5 and fewer epochs do much of it: docs/log.md.
 """
 
-import json
 import shutil
 import sys
 import time
@@ -21,24 +20,21 @@ from tempfile import TemporaryDirectory
 
 import torch
 from picture_probe import pixels_of
+from seen_otherwise import seen_otherwise
+from shown_words import COLOURS, NOTHING, Shown, naming_projector, read_shown, words
 from torch import nn
 from torch.nn import functional
 from transformers import AutoModel
 
 from assistant.devices import device_of_machine
 from assistant.folders import read_json
-from assistant.llava import Parts, make_llava, random_projector
-from assistant.loading import check_model_folder, load_tokenizer
-from assistant.pictures.making import SHOWN
-from assistant.pictures.rows import common
-from assistant.pictures.scenes import MOST
-from assistant.pictures.things import load_texts, load_things
+from assistant.llava import Parts, make_llava
+from assistant.loading import check_model_folder
 from assistant.settings import check_replaceable, load_settings, run_command, save_settings
-from assistant.tensors import checkpoint_files, tensors_in
 from assistant.vision_tower import (
-    LOUD,
     MEAN,
     SPREAD,
+    STRIDE,
     EfficientNetLite,
     fetch_tower,
     register_tower,
@@ -48,6 +44,7 @@ from assistant.vision_tower import (
 BATCH = 128  # pictures a step
 DROPPED = 0.3  # share of the features that a step does not see
 SMOOTHED = 0.1  # share of a label that goes to all words alike
+PLACED = 0.5  # of the loss of what lies at each place, beside that of the whole
 
 
 @dataclass(frozen=True)
@@ -64,46 +61,18 @@ class Settings:
     learning_rate: float = 5e-4
     blocks: int = 16
     """The last so many blocks of the tower learn; 0: only the layers that know words."""
+    otherwise: bool = True
+    """Whether each picture is shown turned, moved, in other colours, and with a part hidden."""
     kept: float = 0.15
     """Share of the tower's own weights that stays in each weight: less of what it knew of photos goes."""
     seed: int = 0
 
 
-def words() -> list[list[str]]:
-    """Of each kind the English words: things, their kinds, colours, numbers from one."""
-    texts = load_texts("en")
-    return [
-        [thing.name for thing in load_things()],
-        [texts["kinds"][kind][1] for kind in common()["asked"]],
-        list(common()["colours"]),
-        texts["numbers"][1 : MOST + 1],
-    ]
-
-
-def read_shown(data: Path) -> tuple[list[Path], list[torch.Tensor]]:
-    """The pictures, and for each kind of words [pictures, words] each word's share; zeros: none is known."""
-    things = {thing.name: number for number, thing in enumerate(load_things())}
-    kinds, colours = common()["asked"], common()["colours"]
-    if not (data / SHOWN).is_file():
-        raise ValueError(f"{data} has no {SHOWN}; make the data again: python scripts/gen_image_data.py")
-    lines = [json.loads(line) for line in (data / SHOWN).read_text(encoding="utf-8").splitlines()]
-    labels = [torch.zeros(len(lines), len(each)) for each in words()]
-    for row, shown in enumerate(lines):
-        for name in shown["things"]:
-            labels[0][row, things[name]] += 1 / len(shown["things"])
-        if shown["kind"]:
-            labels[1][row, kinds.index(shown["kind"])] = 1
-        if shown["colour"]:
-            labels[2][row, colours.index(shown["colour"])] = 1
-        labels[3][row, len(shown["things"]) - 1] = 1
-    return [data / shown["image"] for shown in lines], labels
-
-
-def means_of(tower: EfficientNetLite, pixels: torch.Tensor) -> torch.Tensor:
-    """[pictures, channels]: the mean features of levels [pictures, 3, size, size]."""
+def places_of(tower: EfficientNetLite, pixels: torch.Tensor) -> torch.Tensor:
+    """[pictures, places, channels]: the features of levels [pictures, 3, size, size]."""
     device = tower.stem.weight.device
     with torch.autocast(device.type, dtype=torch.bfloat16):
-        return tower.places((pixels.to(device).float() / 255 - MEAN) / SPREAD).float().mean(1)
+        return tower.places((pixels.to(device).float() / 255 - MEAN) / SPREAD).float()
 
 
 def loss_of(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -112,6 +81,13 @@ def loss_of(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     if not known.any():
         return scores.sum() * 0
     return functional.cross_entropy(scores[known], labels[known], label_smoothing=SMOOTHED)
+
+
+def loss_of_places(scores: torch.Tensor, things: torch.Tensor) -> torch.Tensor:
+    """The cross entropy of scores [places, words]; where nothing lies every word should be as likely."""
+    logs = scores.log_softmax(-1)
+    named = logs.gather(1, things.clamp(min=0)[:, None])[:, 0]
+    return -torch.where(things == NOTHING, logs.mean(1), named).mean()
 
 
 def learning_parts(tower: EfficientNetLite, blocks: int) -> list[nn.Module]:
@@ -131,14 +107,12 @@ def batches(count: int) -> Iterator[torch.Tensor]:
         order = order[BATCH:]
 
 
-def learn(
-    tower: EfficientNetLite, pixels: torch.Tensor, labels: list[torch.Tensor], settings: Settings
-) -> None:
+def learn(tower: EfficientNetLite, pixels: torch.Tensor, shown: Shown, settings: Settings) -> None:
     """Train the tower's last blocks and the layers that know words, which it must have."""
     torch.manual_seed(settings.seed)
     device = tower.stem.weight.device
     with torch.no_grad():
-        first = torch.cat([means_of(tower, some) for some in pixels[:2048].split(BATCH)])
+        first = torch.cat([places_of(tower, some).mean(1) for some in pixels[:2048].split(BATCH)])
     mean, spread = first.mean(0), first.std(0) + 1e-3  # the layers learn on features that are alike
     body = [weight for part in learning_parts(tower, settings.blocks) for weight in part.parameters()]
     before = [weight.detach().clone() for weight in body]
@@ -155,14 +129,16 @@ def learn(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps, pct_start=0.15)
     began = time.time()
     for step, chosen in zip(range(steps), batches(len(pixels)), strict=False):
-        some = pixels[chosen].to(device)
-        mirrored = torch.rand(len(some), 1, 1, 1, device=device) < 0.5
-        means = means_of(tower, torch.where(mirrored, some.flip(3), some))
-        seen = functional.dropout((means - mean) / spread, DROPPED)
-        loss = sum(
-            loss_of(layer(seen), each[chosen].to(device))
-            for layer, each in zip(tower.known, labels, strict=True)
-        )
+        labels = [each[chosen].to(device) for each in shown.labels]
+        some, places = pixels[chosen].to(device).float(), shown.places[chosen].to(device)
+        if settings.otherwise:
+            some, places, own = seen_otherwise(some, places)
+            labels[COLOURS] *= own[:, None]
+        seen = (places_of(tower, some) - mean) / spread
+        whole = functional.dropout(seen.mean(1), DROPPED)
+        loss = sum(loss_of(layer(whole), each) for layer, each in zip(tower.known, labels, strict=True))
+        there = tower.known[0](functional.dropout(seen, DROPPED)).flatten(0, 1)
+        loss += PLACED * loss_of_places(there, places.flatten())
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(body, 5.0)
@@ -180,22 +156,22 @@ def learn(
 
 def learn_things(settings: Settings, folder: Path) -> None:
     """Write the tower whole, into `folder`."""
-    paths, labels = read_shown(settings.data)
     plain = fetch_tower(settings.tower)
     own = AutoModel.from_pretrained(plain).float()
-    say(f"reading {len(paths)} pictures")
-    pixels = pixels_of(paths, own.config.image_size)
+    shown = read_shown(settings.data, own.config.image_size // STRIDE)
+    say(f"reading {len(shown.paths)} pictures")
+    pixels = pixels_of(shown.paths, own.config.image_size)
     config = with_known(own.config.to_dict(), [len(each) for each in words()])
     tower = EfficientNetLite(type(own.config).from_dict(config)).to(memory_format=torch.channels_last)
     tower.load_state_dict(own.state_dict(), strict=False)
     tower.to(device_of_machine())
-    learn(tower, pixels, labels, settings)
-    say(f"{folder}: of each kind of words right: {shares_right(tower, pixels[:4096], labels)}")
+    learn(tower, pixels, shown, settings)
+    say(f"{folder}: of each kind of words right: {shares_right(tower, pixels[:4096], shown.labels)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".making-") as work:
         made = Path(work) / folder.name
         tower.cpu().save_pretrained(made)
-        knows = {"words": sum(config["known"]), "pictures": len(paths)}
+        knows = {"words": sum(config["known"]), "pictures": len(shown.paths)}
         save_settings(made, {**load_settings(plain), **knows})
         shutil.rmtree(folder, ignore_errors=True)
         made.replace(folder)
@@ -203,7 +179,7 @@ def learn_things(settings: Settings, folder: Path) -> None:
 
 def shares_right(tower: EfficientNetLite, pixels: torch.Tensor, labels: list[torch.Tensor]) -> str:
     with torch.inference_mode():
-        means = torch.cat([means_of(tower, some) for some in pixels.split(BATCH)])
+        means = torch.cat([places_of(tower, some).mean(1) for some in pixels.split(BATCH)])
         right = []
         for layer, each in zip(tower.known, labels, strict=True):
             wanted = each[: len(means)]
@@ -211,32 +187,6 @@ def shares_right(tower: EfficientNetLite, pixels: torch.Tensor, labels: list[tor
             known = wanted.sum(1) > 0
             right.append(f"{(wanted.gather(1, guesses[:, None])[known] > 0).float().mean():.3f}")
     return " ".join(right)
-
-
-def spoken_words(llm: Path) -> torch.Tensor:
-    """[words, hidden]: the mean embedding of each word's tokens."""
-    tokenizer = load_tokenizer(llm)
-    embedding = next(
-        tensor for name, tensor in tensors_in(checkpoint_files(llm)) if name.endswith("embed_tokens.weight")
-    )
-    ids = [tokenizer(" " + word, add_special_tokens=False).input_ids for each in words() for word in each]
-    return torch.stack([embedding[word].float().mean(0) for word in ids])
-
-
-def naming_projector(llm: Path, seeing: int) -> dict[str, torch.Tensor]:
-    """A projector [seeing → hidden → hidden], random but for the shares of words, which become those words.
-
-    GELU is near half of what it is given where that is small, as it is here.
-    """
-    spoken = spoken_words(llm)
-    projector = random_projector(seeing, spoken.shape[1])
-    second = torch.nn.init.orthogonal_(
-        projector["linear_2.weight"], gain=2.0, generator=torch.Generator().manual_seed(0)
-    )
-    projector["linear_1.weight"][:, seeing - len(spoken) :] = second.T @ spoken.T / 2 / LOUD
-    projector["linear_1.bias"].zero_()
-    projector["linear_2.bias"].zero_()
-    return projector
 
 
 def say(text: str) -> None:

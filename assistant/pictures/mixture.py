@@ -11,7 +11,7 @@ from assistant.card import Card
 from assistant.conversations import Message
 from assistant.identity import make_rows
 from assistant.pictures.rows import Asked, Asker, Turn, common
-from assistant.pictures.scenes import Scene
+from assistant.pictures.scenes import SIDE, Scene, boxes_of
 from assistant.pictures.things import LANGUAGES, load_styles, load_things
 
 Record = dict[str, Any]
@@ -26,15 +26,17 @@ def image_path(scene: Scene) -> str:
 
 
 def shown_record(scene: Scene) -> Record:
-    """What a picture shows, in English: its things, their kind and colour where it has one, and how many."""
+    """What a picture shows, in English: its things, where each lies (centre and side as shares of the
+    picture's), their kind and colour where it has one."""
     things = [load_things()[number] for number, _ in scene.parts]
     kinds = {thing.kind for thing in things} & set(common()["asked"])
-    one = len(scene.things) == 1
+    style, one = load_styles()[scene.style], len(scene.things) == 1
     return {
         "image": image_path(scene),
         "things": [thing.name for thing in things],
+        "boxes": [[round(part / SIDE, 3) for part in box] for box in boxes_of(scene, style)],
         "kind": kinds.pop() if one and kinds else "",
-        "colour": "".join(scene.colours(load_styles()[scene.style])[:1]) if one else "",
+        "colour": "".join(scene.colours(style)[:1]) if one else "",
     }
 
 

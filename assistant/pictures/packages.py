@@ -6,9 +6,12 @@ machine: where a drawing lies in it, neither npm nor the renderer is needed.
 
 import json
 import os
+import random
+import re
 import shutil
 import subprocess
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -16,12 +19,18 @@ from typing import Any
 
 from assistant.catalog import models_folder
 from assistant.folders import check_hash, sha256_of
-from assistant.pictures.things import Style, load_styles
+from assistant.pictures.things import Style, load_styles, load_things
 from assistant.settings import write_text
 
 SIDE = 224  # pixels of a drawing: what the tower sees
 # packages whose file of code points gives the names of icons; the other packages use the same names
 NAMED = ("noto", "twemoji", "fluent-flat")
+# what icons of one colour are drawn in: each everyday colour in a few shades
+INKS = (
+    *("#e53935", "#c62828", "#fb8c00", "#f57c00", "#fdd835", "#fbc02d", "#43a047", "#2e7d32", "#7cb342"),
+    *("#1e88e5", "#1565c0", "#4fc3f7", "#8e24aa", "#6a1b9a", "#ec407a", "#f48fb1", "#6d4c41", "#8d5524"),
+    *("#9e9e9e", "#8a9199", "#212121", "#111111", "#fafafa", "#f5f5f5"),
+)
 Progress = Callable[[str, int, int], None]
 
 
@@ -86,20 +95,22 @@ def _render_icons(style: Style, codes: list[str]) -> Iterator[tuple[str, Any]]:
         import resvg_py
     except ImportError:
         raise RuntimeError('drawing the pictures needs a package: pip install "resvg-py>=0.5"') from None
-    icons, names = icon_set(style), icon_names()
+    icons, names = icon_set(style), spoken_names(style) if style.form else icon_names()
     for code in codes:
         drawing = svg_of(icons, style, code, names.get(code, ()))
         if drawing is None:
             yield code, None
             continue
+        if style.form:
+            drawing = in_colour(drawing, f"{style.name}/{code}")
         content = resvg_py.svg_to_bytes(svg_string=drawing, width=SIDE, height=SIDE)
         yield code, Image.open(BytesIO(bytes(content))).convert("RGBA")
 
 
 def svg_of(icons: dict[str, Any], style: Style, code: str, names: Iterable[str]) -> str | None:
-    """The icon of a code point as an SVG file's text; None where the set has none."""
+    """The icon of a code point as an SVG file's text, by the first of its names; None where it has none."""
     # one package writes its names without hyphens, one numbers several drawings of a thing
-    spelled = [form for name in sorted(names) for form in (name, name.replace("-", ""), f"{name}-1")]
+    spelled = [form for name in names for form in (name, name.replace("-", ""), f"{name}-1")]
     wanted = [style.icons[code]] if code in style.icons else spelled
     for name in wanted:
         name = icons.get("aliases", {}).get(name, {}).get("parent", name)
@@ -120,14 +131,39 @@ def icon_set(style: Style) -> dict[str, Any]:
     return dict(json.loads(_member(archive_of(style), "package/icons.json")))
 
 
-def icon_names() -> dict[str, set[str]]:
+def in_colour(drawing: str, seed: str) -> str:
+    """The SVG of a one-coloured icon in a colour of its own, sometimes filled with a second one."""
+    source = random.Random(seed)
+    first, second = source.sample(INKS, 2)
+    for plain, ink in (("currentColor", first), ("#000", first), ("#2F88FF", second)):
+        drawing = drawing.replace(plain, ink)
+    return drawing
+
+
+def spoken_names(style: Style) -> dict[str, list[str]]:
+    """The names of each thing's icon in a package that calls icons by what they show; of its first code.
+
+    A name that more things have shows none of them for sure.
+    """
+    shared = Counter(name for thing in load_things() for name in set(thing.names["en"]))
+    return {
+        thing.codes[0]: [
+            style.form.format(re.sub(r"\W+", "-", name.lower()))
+            for name in thing.names["en"]
+            if shared[name] == 1 and thing.name not in style.without
+        ]
+        for thing in load_things()
+    }
+
+
+def icon_names() -> dict[str, list[str]]:
     """The names of each code point's icon, from the packages that list them."""
     names: dict[str, set[str]] = {}
     for name in NAMED:
         listed = json.loads(_member(archive_of(load_styles()[name]), "package/chars.json"))
         for code, icon in listed.items():
             names.setdefault(_plain_code(code), set()).add(icon)
-    return names
+    return {code: sorted(each) for code, each in names.items()}
 
 
 def _plain_code(code: str) -> str:

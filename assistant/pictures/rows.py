@@ -154,7 +154,9 @@ class Asker:
             return None
         names = load_texts(language)["colour_names"]
         accepted = [name for colour in colours for name in names[colour]]
-        return self._filled("colour", language, thing, [accepted], colour=names[colours[0]][0])
+        named = names[colours[0]][0]
+        slots = {"colour": named, "colour_capital": _first_upper(named)}
+        return self._filled("colour", language, thing, [accepted], **slots)
 
     def language(self, scene: Scene, language: str) -> Asked:
         """Asked in the other language, to be answered in this one."""

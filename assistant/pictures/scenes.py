@@ -33,6 +33,7 @@ COLD = (
     *((65, "yellow"), (75, ""), (160, "green"), (180, ""), (250, "blue")),
     *((258, ""), (295, "purple"), (345, "pink")),
 )
+Box = tuple[float, float, float]  # centre x and y, and the side of the square that a drawing fits into
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,7 @@ def draw_scene(scene: Scene, style: Style) -> Any:
     sprites = [sprite(style, code, scene.turned) for _, code in scene.parts]
     if scene.restyled:
         sprites = [restyled(drawing, f"{scene.seed}/restyled") for drawing in sprites]
-    canvas = _background(source, [mean_colour(style, code, scene.turned) for _, code in scene.parts])
-    boxes = _cells(len(sprites), source) if len(sprites) > 1 else [_anywhere(source)]
+    canvas, boxes = _laid_out(scene, style, source)
     for drawing, (x, y, size) in zip(sprites, boxes, strict=True):
         _paste(canvas, drawing, x, y, size, source)
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -76,6 +76,17 @@ def draw_scene(scene: Scene, style: Style) -> Any:
     if source.random() < 0.15:
         canvas = canvas.filter(ImageFilter.GaussianBlur(source.uniform(0.4, 1.2)))
     return canvas
+
+
+def boxes_of(scene: Scene, style: Style) -> list[Box]:
+    """Where each part of the picture lies, in pixels of its 224."""
+    return _laid_out(scene, style, random.Random(scene.seed))[1]
+
+
+def _laid_out(scene: Scene, style: Style, source: random.Random) -> tuple[Any, list[Box]]:
+    """The background, and where each part is put on it."""
+    canvas = _background(source, [mean_colour(style, code, scene.turned) for _, code in scene.parts])
+    return canvas, _cells(len(scene.parts), source) if len(scene.parts) > 1 else [_anywhere(source)]
 
 
 @lru_cache(maxsize=1024)
@@ -89,15 +100,15 @@ def sprite(style: Style, code: str, turned: int = 0) -> Any:
     return with_hues_turned(image, turned) if turned else image
 
 
-def _anywhere(source: random.Random) -> tuple[float, float, float]:
-    """Centre and side of a single thing; up to an eighth of it may lie outside."""
+def _anywhere(source: random.Random) -> Box:
+    """Where a single thing lies; up to an eighth of it may lie outside."""
     size = SIDE * source.uniform(0.5, 1.0)
     slack = max(0.0, (SIDE - size) / 2) + size / 8 * source.random()
     return SIDE / 2 + source.uniform(-slack, slack), SIDE / 2 + source.uniform(-slack, slack), size
 
 
-def _cells(count: int, source: random.Random) -> list[tuple[float, float, float]]:
-    """Centre and side of each of several things: in cells of a grid, so that none covers another."""
+def _cells(count: int, source: random.Random) -> list[Box]:
+    """Where each of several things lies: in cells of a grid, so that none covers another."""
     columns, rows = source.choice(GRIDS[count])
     wide, high = SIDE / columns, SIDE / rows
     chosen = sorted(source.sample(range(columns * rows), count))
@@ -200,9 +211,9 @@ def colour_name(red: int, green: int, blue: int) -> str:
     if high < 56:
         return "black"
     saturation, hue = spread / high, _hue(red, green, blue, high, spread) if spread else 0.0
-    # a bluish grey is still called grey
+    # a bluish grey is still called grey; what lies next to black or white is called either
     if spread < 24 or saturation < (0.24 if 180 <= hue < 250 else 0.12):
-        return "white" if low > 224 else "grey" if high < 215 else ""
+        return "white" if low > 224 else "grey" if 96 <= high < 196 else ""
     if hue < 45 or hue >= 345:
         return _warm(hue, saturation, high)
     return next(named for bound, named in COLD if hue < bound)

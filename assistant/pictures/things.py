@@ -33,7 +33,11 @@ class Thing:
 
 @dataclass(frozen=True)
 class Style:
-    """One npm package of drawings. `icons`: names in it that are not the usual ones."""
+    """One npm package of drawings. `icons`: names in it that are not the usual ones.
+
+    `form`: of a package of one-coloured icons, how it writes the English name of what one shows, "{}-fill";
+    `without`: things whose name it gives to something else.
+    """
 
     name: str
     family: str
@@ -42,6 +46,8 @@ class Style:
     sha256: str
     licence: str
     author: str
+    form: str = ""
+    without: tuple[str, ...] = field(default=(), compare=False)
     icons: dict[str, str] = field(default_factory=dict, compare=False)
 
 
