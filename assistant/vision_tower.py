@@ -182,16 +182,16 @@ def fetch_tower(name_or_path: str | Path) -> Path:
     if is_complete(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = folder.with_name(f".{name}.partial")
-    for path in (beside, folder):
-        shutil.rmtree(path, ignore_errors=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=".download-") as raw:
-        file, revision = download(tower.sources[0], Path(raw))
-        make_tower(file, beside)
-    weights = [describe_weights(path) for path in weight_files(beside)]
-    kept = {"model": name, "title": tower.title, "licence": tower.licence, "revision": revision}
-    save_settings(beside, {**kept, "weights": weights})
-    beside.replace(folder)
+    with TemporaryDirectory(dir=folder.parent, prefix=".download-") as work:
+        file, revision = download(tower.sources[0], Path(work) / "raw")
+        made = Path(work) / name
+        make_tower(file, made)
+        weights = [describe_weights(path) for path in weight_files(made)]
+        kept = {"model": name, "title": tower.title, "licence": tower.licence, "revision": revision}
+        save_settings(made, {**kept, "weights": weights})
+        if not is_complete(folder):  # else another process was quicker
+            shutil.rmtree(folder, ignore_errors=True)
+            made.replace(folder)
     return folder
 
 

@@ -24,21 +24,58 @@ class Drift:
     """
 
     def __init__(self, model: Any, anchors: Moments, weight: float) -> None:
-        self.modules, self.weight = measured_modules(model), weight
+        self.weight = weight
         kept = {id(value): _positive(value).to(model.device) for value in anchors.values()}
-        self.moments = {name: kept[id(value)] for name, value in anchors.items()}
-        self.bytes = sum(value.nbytes for value in kept.values())
+        readers: dict[int, list[Any]] = {}  # of one input
+        for name, module in measured_modules(model).items():
+            readers.setdefault(id(anchors[name]), []).append(module)
+        alike: dict[tuple[int, ...], list[int]] = {}  # inputs whose readers have the same shapes
+        for key, modules in readers.items():
+            shape = (modules[0].in_features, *(module.out_features for module in modules))
+            alike.setdefault(shape, []).append(key)
+        self.groups = [
+            _Group([readers[key] for key in keys], torch.stack([kept[key] for key in keys]))
+            for keys in alike.values()
+        ]
+        self.bytes = sum(group.moments.nbytes for group in self.groups)
 
     def __call__(self) -> torch.Tensor:
-        return torch.stack([self._of(name, module) for name, module in self.modules.items()]).sum()
+        return torch.stack([group.drift() for group in self.groups]).sum()
 
-    def _of(self, name: str, module: Any) -> torch.Tensor:
-        [adapter] = module.active_adapters
-        a, b = (part[adapter].weight.float() for part in (module.lora_A, module.lora_B))
-        # K is symmetric: twice one side's gradient is both sides', without a second product with K
-        inner, outer = a.detach() @ self.moments[name] @ a.T, b.T @ b
-        moved = (2 * inner - inner.detach()) * outer
-        return module.scaling[adapter] ** 2 * moved.sum()
+
+class _Group:
+    """Inputs of one width, each read by modules of the same shapes: a few products for all of them.
+
+    `readers`: [inputs, modules]; `moments`: [inputs, width, width].
+    """
+
+    def __init__(self, readers: list[list[Any]], moments: torch.Tensor) -> None:
+        self.readers, self.moments = readers, moments
+
+    def drift(self) -> torch.Tensor:
+        """The sum over the modules of tr(ΔW·K·ΔWᵀ)."""
+        a = torch.stack([torch.cat([_half(m.lora_A, m) for m in modules]) for modules in self.readers])
+        sent = a.detach() @ self.moments  # [inputs, modules · rank, width]
+        total = sent.new_zeros(())
+        parts = sent.chunk(len(self.readers[0]), 1), a.chunk(len(self.readers[0]), 1)
+        for place, (seen, own) in enumerate(zip(*parts, strict=True)):
+            modules = [each[place] for each in self.readers]
+            b = torch.stack([_half(module.lora_B, module) * _scale(module) for module in modules])
+            # K is symmetric: twice one side's gradient is both sides', without a second product with K
+            inner, outer = seen @ own.mT, b.mT @ b
+            total = total + ((2 * inner - inner.detach()) * outer).sum()
+        return total
+
+
+def _half(halves: Any, module: Any) -> torch.Tensor:
+    [adapter] = module.active_adapters
+    weight: torch.Tensor = halves[adapter].weight
+    return weight.float()
+
+
+def _scale(module: Any) -> float:
+    [adapter] = module.active_adapters
+    return float(module.scaling[adapter])
 
 
 def _positive(moment: torch.Tensor) -> torch.Tensor:

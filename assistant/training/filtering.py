@@ -54,11 +54,11 @@ def filter_inputs(model: Any, identity: Moments, anchors: Moments, strength: flo
     """A ← A·C (C + strength·K)⁻¹ in every LoRA whose input has moments C, on identity rows, and K."""
     factors: dict[int, Any] = {}
     for name, module in measured_modules(model).items():
-        own = identity[name].double()
+        own, other = (part[name].to(model.device).double() for part in (identity, anchors))
         key = id(identity[name])
         if key not in factors:
-            ridge = RIDGE * own.trace() / len(own) * torch.eye(len(own), dtype=own.dtype)
-            factors[key] = torch.linalg.lu_factor(own + strength * anchors[name].double() + ridge)
+            ridge = RIDGE * own.trace() / len(own) * torch.eye(len(own), dtype=own.dtype, device=own.device)
+            factors[key] = torch.linalg.lu_factor(own + strength * other + ridge)
         for adapter in module.lora_A.values():
             weight = adapter.weight.data
-            weight.copy_(torch.linalg.lu_solve(*factors[key], own @ weight.double().cpu().T).T)
+            weight.copy_(torch.linalg.lu_solve(*factors[key], own @ weight.double().T).T)
