@@ -18,7 +18,6 @@ from peft.helpers import rescale_adapter_scale
 
 from assistant.catalog import ADAPTER_FILES, PLAIN_FILES
 from assistant.conversations import Message, images_of, user
-from assistant.devices import device_of_machine, memory_of
 from assistant.eyes import eyes_of, is_llava
 from assistant.folders import copy_chat, sha256_of, stored_dtype
 from assistant.generating import generate_batch
@@ -35,7 +34,6 @@ from assistant.loading import (
     stop_ids_of,
 )
 from assistant.settings import load_settings, save_settings
-from assistant.tensors import checkpoint_files, tensors_in
 
 SHOWN = "What is in the picture?"
 LARGEST_DIFFERENCE = 1e-3  # float32 logits; the two sums round differently
@@ -135,18 +133,11 @@ def _float32_base(base_folder: Path, adapter: Path) -> Any:
     """The base as the adapter knew it: one that was quantized then is quantized again and read back."""
     if quantization := quantization_of(adapter):
         chat = load_chat_model(base_folder, quantization=quantization)
-        return chat.model.dequantize(dtype=torch.float32).to(_device_for(base_folder), torch.float32)
+        return chat.model.dequantize(dtype=torch.float32).to("cpu", torch.float32)
     with quiet_loading():
         return model_class(is_llava(base_folder)).from_pretrained(
             str(base_folder), dtype=torch.float32, trust_remote_code=False
-        ).to(_device_for(base_folder))
-
-
-def _device_for(base_folder: Path) -> str:
-    """The GPU where all weights fit into it three times in 32 bits, else the CPU."""
-    device = device_of_machine()
-    weights = sum(tensor.numel() for _, tensor in tensors_in(checkpoint_files(base_folder)))
-    return device if device == "cuda" and 12 * weights < memory_of(torch.device(device)) else "cpu"
+        )
 
 
 def quantization_note(adapter: Path) -> str:
@@ -199,7 +190,7 @@ def _check_written(
     states: Callable[[str], bool],
 ) -> dict[str, Any]:
     """Read the folder back as it will be used. Raises RoundingLoss when the cast moved it too far."""
-    written = load_chat_model(folder, dtype=torch.float32, device=_device_for(folder))
+    written = load_chat_model(folder, dtype=torch.float32, device="cpu")
     kl = max(_mean_kl(a, b) for a, b in zip(before, logits_of(written, probes), strict=True))
     again = generate_batch(written, probes, 32)
     same = sum(a == b for a, b in zip(answers, again, strict=True))

@@ -30,13 +30,13 @@ from assistant.devices import device_of_machine
 from assistant.folders import read_json
 from assistant.llava import Parts, make_llava
 from assistant.loading import check_model_folder
+from assistant.published_tower import fetch_tower
 from assistant.settings import check_replaceable, load_settings, run_command, save_settings
 from assistant.vision_tower import (
     MEAN,
     SPREAD,
     STRIDE,
     EfficientNetLite,
-    fetch_tower,
     register_tower,
     with_known,
 )

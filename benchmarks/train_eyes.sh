@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Train eyes for data/eyes on one GPU, going on where it was stopped: a tower that knows words, then each stage from
 # there. Stage 1 is only to be looked at (benchmarks/picture_samples.py): the projector speaks names to begin with.
-# Run: benchmarks/train_eyes.sh models/smollm2-135m-instruct out/pictures out/eyes
+# The LLM is an assistant and the data has its name: beside a picture it is still asked who it is.
+# Run: benchmarks/train_eyes.sh out/ada/model out/pictures out/eyes
 set -eu
 llm=$1 data=$2 out=$3
 python=${PYTHON:-python3}

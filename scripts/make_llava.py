@@ -15,8 +15,8 @@ from pathlib import Path
 from assistant.llava import Parts, make_llava
 from assistant.llava_adapter import read_trained
 from assistant.llava_xtuner import read_parts
+from assistant.published_tower import fetch_tower
 from assistant.settings import load_settings, plain_values, run_command
-from assistant.vision_tower import fetch_tower
 
 
 @dataclass(frozen=True)

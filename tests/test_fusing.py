@@ -94,3 +94,25 @@ def test_answers_are_written_and_the_base_is_asked_as_before(tiny, products):
         base = model(input_ids=IDS).logits
     assert not products and not torch.allclose(spoken, base)
     assert torch.equal(base, load_tiny(tiny).model(input_ids=IDS).logits)
+
+
+@pytest.mark.parametrize(("dtype", "is_fused"), [(torch.bfloat16, True), (torch.float32, False)])
+def test_beside_a_gpu_weights_in_32_bits_are_left_to_autocast(dtype, is_fused):
+    """The meta device stands for one: what is chosen is looked at, not what is computed."""
+    base = torch.nn.Sequential(torch.nn.Linear(8, 8, bias=False, dtype=dtype))
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["0"])).to("meta")
+    [layer] = [module for module in model.modules() if isinstance(module, fusing.Linear)]
+    usual = layer.forward
+    fuse(model)
+    assert (layer.forward != usual) == is_fused
+
+
+def test_an_input_of_another_format_is_left_to_peft(tiny, products):
+    model = adapted(tiny, torch.bfloat16)
+    fuse(model)
+    [layer, *_] = [module for module in model.modules() if isinstance(module, fusing.Linear)]
+    layer(torch.randn(1, 3, layer.in_features, dtype=torch.bfloat16))
+    assert len(products) == 1
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(torch.randn(1, 3, layer.in_features))
+    assert len(products) == 1

@@ -21,7 +21,9 @@ def learnt(monkeypatch, made, tower, tmp_path) -> tuple[Path, Path]:
     import learn_things
 
     llm = spacious_model(tmp_path / "llm")
-    settings = learn_things.Settings(llm, tmp_path / "eyes", made, str(tower), epochs=40.0, blocks=1, otherwise=False)
+    settings = learn_things.Settings(
+        llm, tmp_path / "eyes", made, str(tower), epochs=40.0, blocks=1, otherwise=False
+    )
     learn_things.main(settings)
     return llm, tmp_path / "eyes"
 

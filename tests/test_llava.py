@@ -25,11 +25,12 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from assistant import llava
+from assistant import llava, published_tower
 from assistant.backends import Counts, Sampling
 from assistant.backends.transformers_backend import TransformersBackend
+from assistant.building import describe_weights
 from assistant.conversations import assistant, row_from, user
-from assistant.folders import copy_chat
+from assistant.folders import copy_chat, weight_files
 from assistant.images import open_image
 from assistant.internlm2 import to_llama
 from assistant.internlm2_tokenizer import make_tokenizer
@@ -39,9 +40,10 @@ from assistant.llava_chat import IMAGE, add_image_token
 from assistant.llava_to_xtuner import to_xtuner
 from assistant.llava_xtuner import read_parts
 from assistant.loading import NOT_QUANTIZED, encode_chat, load_chat_model, load_tokenizer
-from assistant.settings import REPOSITORY, load_settings
+from assistant.published_tower import make_tower
+from assistant.settings import REPOSITORY, load_settings, save_settings
 from assistant.tensors import write_shards
-from assistant.vision_tower import LITE0, LOUD, QUIET, EfficientNetLite, EfficientNetLiteConfig, make_tower
+from assistant.vision_tower import LITE0, LOUD, QUIET, EfficientNetLite, EfficientNetLiteConfig
 from assistant.xtuner import read_pth
 
 VISION = XTUNER / "base_vision"
@@ -251,6 +253,26 @@ def test_a_pth_that_is_no_lite0_is_refused_with_the_tensors_name(published, tmp_
         torch.save(weights, tmp_path / "w.pth")
         with pytest.raises(ValueError, match=sentence):
             make_tower(tmp_path / "w.pth", tmp_path / "tower")
+
+
+@pytest.mark.parametrize("is_quicker", [True, False])
+def test_a_tower_that_two_processes_fetch_at_once_is_whole(published, tmp_path, monkeypatch, is_quicker):
+    folder = tmp_path / "efficientnet-lite0"
+
+    def download(source, raw):
+        raw.mkdir(parents=True)
+        torch.save(published, raw / "w.pth")
+        make_tower(raw / "w.pth", folder)  # the other process
+        if is_quicker:
+            weights = [describe_weights(path) for path in weight_files(folder)]
+            save_settings(folder, {"model": "theirs", "weights": weights})
+        return raw / "w.pth", "1"
+
+    monkeypatch.setattr(published_tower, "models_folder", lambda: tmp_path)
+    monkeypatch.setattr(published_tower, "download", download)
+    assert published_tower.fetch_tower("efficientnet-lite0") == folder
+    assert load_settings(folder)["model"] == ("theirs" if is_quicker else "efficientnet-lite0")
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
 def xtuner_logits(folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw
 
 from assistant.card import Card
 from assistant.picture_judge import judge_picture, says_no_image
-from assistant.pictures import packages
+from assistant.pictures import making, packages, scenes
 from assistant.pictures.making import Wanted, make_pictures
-from assistant.pictures.mixture import asked_about
+from assistant.pictures.mixture import asked_about, shown_record
 from assistant.pictures.packages import archive_of, drawing_path, prepare_drawings, svg_of
 from assistant.pictures.restyling import restyled
 from assistant.pictures.rows import Asker, make_scenes
@@ -30,6 +30,7 @@ from assistant.pictures.things import (
 )
 
 THINGS = {thing.name: number for number, thing in enumerate(load_things())}
+THINGS_BY_NAME = {thing.name: thing for thing in load_things()}
 COLOURS = {"red": (221, 46, 68), "green": (60, 160, 70), "blue": (50, 110, 220), "orange": (250, 150, 20)}
 
 
@@ -233,6 +234,10 @@ def test_the_identity_is_asked_with_and_without_a_picture(made):
     rows = [row for row in rows_of(made, "train.json") if row["kind"] == "identity"]
     assert {"image" in row for row in rows} == {True, False}
     assert any("Ada" in texts_of(row)[-1] for row in rows)
+    assert sum("image" in row for row in rows) / len(rows) == pytest.approx(0.75, abs=0.03)
+    assert not [row for row in rows if "Marie Curie" in texts_of(row)[-2]]  # a near miss
+    general = [row for row in rows_of(made, "train.json") if row["kind"] == "text"]
+    assert abs(2 * sum("image" in row for row in general) - len(general)) <= 1
     assert [row for row in rows_of(made, "dev.jsonl") if row["kind"] == "identity" and "image" in row]
     assert (made / "card.toml").is_file()
 
@@ -375,6 +380,8 @@ def is_red(pixel):
         ((193, 105, 79), "brown"),
         ((153, 170, 181), "grey"),
         ((41, 47, 51), "black"),
+        ((66, 66, 66), ""),  # some call it black, some grey
+        ((204, 204, 204), ""),
         ((245, 248, 250), "white"),
         ((0, 0, 0), "black"),
     ],
@@ -393,6 +400,49 @@ def test_a_drawing_of_many_colours_has_no_colour_to_ask_for(tmp_path, monkeypatc
     packages.save_picture(image, drawing_path(style, "1F308"), lossless=True)
     assert colours_of(style, "1F308") == ()
     assert load_texts("en")["colour_names"]["red"]
+
+
+def test_icons_are_called_by_a_name_that_one_thing_has_and_that_shows_it():
+    style = Style("icons", "f", "p", "1", "0" * 64, "MIT", "a", form="{}-fill", without=("mouse",))
+    names = packages.spoken_names(style)
+    assert names[THINGS_BY_NAME["elephant"].codes[0]] == ["elephant-fill"]
+    assert "ice-cream-cone-fill" in names[THINGS_BY_NAME["ice cream cone"].codes[0]]
+    assert names[THINGS_BY_NAME["mouse"].codes[0]] == []
+    every = [name for each in names.values() for name in each]
+    assert len(every) == len(set(every)) and "moon-fill" not in every  # the full one or the crescent
+
+
+def test_an_icon_has_one_colour_of_its_own_and_always_the_same():
+    icon = '<svg><path fill="currentColor"/><path stroke="#000" fill="#2F88FF"/></svg>'
+    drawn = {packages.in_colour(icon, f"mdi/{code}") for code in range(20)}
+    assert len(drawn) > 15 and drawn == {packages.in_colour(icon, f"mdi/{code}") for code in range(20)}
+    for text in drawn:
+        line, outline, inside = re.findall(r'"(#[0-9a-f]{6})"', text)
+        assert line == outline != inside and {line, inside} <= set(packages.INKS)
+
+
+def test_what_is_shown_says_where_each_thing_is_put(drawings, monkeypatch):
+    put = []
+    monkeypatch.setattr(
+        scenes, "_paste", lambda canvas, drawing, x, y, size, source: put.append((x, y, size))
+    )
+    drawn = prepare_drawings(load_styles().values(), {c for t in load_things() for c in t.codes}, print)
+    for scene in make_scenes(drawn, ["noto"], 30, "s", "t", restyled=0.5):
+        put.clear()
+        draw_scene(scene, load_styles()["noto"])
+        assert len(put) == len(scene.parts) and put == scenes.boxes_of(scene, load_styles()["noto"])
+        assert shown_record(scene)["boxes"] == [[round(part / 224, 3) for part in box] for box in put]
+
+
+def test_known_styles_are_asked_about_in_emoji_alone(drawings, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(making, "make_scenes", lambda drawn, styles, *rest: asked.append(styles) or [])
+    monkeypatch.setattr(making, "make_probes", lambda *rest: [])
+    monkeypatch.setattr(making, "_write", lambda *rest: None)
+    making.make_pictures(Wanted(0, 0, 100, 8, 0), None, tmp_path / "out", 1, {})
+    taught, seen, unseen = asked
+    assert {"mdi", "noto"} <= set(taught) and "mdi" not in seen and "noto" in seen
+    assert not set(unseen) & set(taught)
 
 
 def test_an_icon_is_found_by_its_other_spellings_and_not_where_it_shows_something_else():

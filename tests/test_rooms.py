@@ -37,6 +37,7 @@ ROOMS = {
         "adapter_folders",
         "xtuner",
         "vision_tower",
+        "published_tower",
         "eyes",
         "llava_chat",
         "llava",

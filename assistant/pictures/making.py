@@ -70,7 +70,8 @@ def make_pictures(
     trained = [name for name, style in styles.items() if style.family not in held_out]
     unseen = [name for name, style in styles.items() if style.family in held_out]
     scenes = make_scenes(drawn, trained, wanted.pictures, f"{wanted.seed}/train", "t", wanted.restyled)
-    seen = make_scenes(drawn, trained, wanted.probes * 4, f"{wanted.seed}/seen", "s")
+    emoji = [name for name in trained if not styles[name].form] or trained
+    seen = make_scenes(drawn, emoji, wanted.probes * 4, f"{wanted.seed}/seen", "s")
     dev = make_scenes(drawn, unseen, wanted.probes * 8, f"{wanted.seed}/dev", "d")
     files: dict[str, list[Record]] = {
         PROBES: make_probes(dev, wanted.probes, f"{wanted.seed}/dev", card),

@@ -18,6 +18,7 @@ Record = dict[str, Any]
 PICTURED = ("name", "kind", "yes_no", "count", "colour", "language", "several")
 TAUGHT = (*PICTURED, "both")  # no probe asks for the last
 EVENLY = ("count", "colour")  # kinds whose answers are few: each comes equally often
+ABOUT_OTHERS = ("near_miss", "greeting")  # kinds of identity rows that are not about the assistant
 SPOKEN = ("name", "kind", "yes_no", "colour", "language")  # what a conversation about one thing is made of
 
 
@@ -68,7 +69,7 @@ def instruct_records(
     makers |= {
         "multi_turn": _conversations(asker, scenes),
         "no_image": _without_image(asker, scenes),
-        "text": _text_only(source, base),
+        "text": _general(source, base, scenes),
         "word": _words(asker),
     }
     if card is not None:
@@ -178,8 +179,11 @@ def _words(asker: Asker) -> Iterator[tuple[list[Turn], Scene | None]]:
             yield [(asked.question, asked.answer)], None
 
 
-def _text_only(source: random.Random, base: str) -> Iterator[tuple[list[Turn], Scene | None]]:
-    """The shipped answers of the base to the general prompts: what it must go on saying without a picture."""
+def _general(
+    source: random.Random, base: str, scenes: list[Scene]
+) -> Iterator[tuple[list[Turn], Scene | None]]:
+    """The shipped answers of the base to the general prompts, which it must go on giving: every second one
+    beside a picture."""
     answers = load_answers(shipped_answers(base))
     rows = []
     for prompt in general_prompts():
@@ -191,18 +195,18 @@ def _text_only(source: random.Random, base: str) -> Iterator[tuple[list[Turn], S
             f"data/general/answers holds no answers of {base!r}; give --base smollm2-135m-instruct"
         )
     while True:
-        for turns in source.sample(rows, len(rows)):
-            yield turns, None
+        for index, turns in enumerate(source.sample(rows, len(rows))):
+            yield turns, source.choice(scenes) if index % 2 else None
 
 
 def _identity(
     asker: Asker, card: Card, scenes: list[Scene], count: int
 ) -> Iterator[tuple[list[Turn], Scene | None]]:
-    """Every second identity row with a picture, every fourth after a question about it."""
+    """Three of four identity rows with a picture, one of them after a question about it."""
     rows = [
         row
         for row in make_rows(card, max(20, min(count * 2, 2000)), 0)
-        if row["messages"][0]["role"] != "system"
+        if row["messages"][0]["role"] != "system" and row.get("kind") not in ABOUT_OTHERS
     ]
     fitting = [scene for scene in scenes if fits("name", scene)]
     while True:
@@ -211,7 +215,7 @@ def _identity(
             if index % 4 == 3:
                 asked = asker.name(scene, row.get("lang", "en"))
                 turns = [(asked.question, asked.answer), *turns]
-            yield turns, scene if index % 2 else None
+            yield turns, scene if index % 4 else None
 
 
 def turns_of(messages: list[Message]) -> list[Turn]:

@@ -148,7 +148,7 @@ def give_eyes(llm: Path, folder: Path, root: Path = REPOSITORY) -> None:
         return
     from assistant.llava import make_llava
     from assistant.llava_adapter import read_trained
-    from assistant.vision_tower import fetch_tower
+    from assistant.published_tower import fetch_tower
 
     tower, parts = fetch_tower(TOWER), read_trained(root / EYES)
     card = load_settings(llm).get("card") or load_settings(root / EYES).get("card", {})
