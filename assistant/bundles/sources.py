@@ -14,9 +14,10 @@ LEFT_OUT = {
         "assistant.backends.transformers_backend",
         "assistant.backends.openai_backend",
         "assistant.backends.llava_backend",
-        "assistant.llava",  # a model folder is given eyes by these three, with torch
+        "assistant.llava",  # a model folder is given eyes by these, with torch
         "assistant.llava_adapter",
         "assistant.vision_tower",
+        "assistant.published_tower",
     ),
     "folder": (
         "assistant.backends.llama_cpp_backend",

@@ -2,7 +2,7 @@
 
 Exact but for rounding (docs/log.md has the time it saves). An adapter in 32 bits on a base in 16 is
 multiplied in 16, as mixed precision does; its own numbers and their gradients stay in 32. A CPU saves the
-writing, a GPU two thirds of the small kernels whose launching is what a short step waits for.
+writing, a GPU the launching of small kernels, which is what a short step waits for.
 """
 
 from functools import partial
