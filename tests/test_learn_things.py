@@ -111,6 +111,8 @@ def test_pictures_and_what_lies_where_are_moved_alike(monkeypatch):
     middle = pixels[:, 0].unfold(1, 32, 32).unfold(2, 32, 32)[..., 15:17, 15:17].mean((-1, -2))
     assert ((middle > 127) == (there == 5)).float().mean() > 0.95
     assert not torch.equal(there, places) and set(there.unique().tolist()) == {-1, 5}
+    _, there, _ = seen_otherwise.seen_otherwise(lit[:, None].expand(-1, 3, -1, -1), places)
+    assert not torch.equal(there, places)
 
 
 def test_half_of_the_pictures_keep_their_colours_and_are_known_for_it(monkeypatch):
