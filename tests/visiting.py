@@ -145,7 +145,8 @@ class Visit:
         self.stop_button.wait_for(state="hidden")
 
     def sees(self, text: str) -> None:
-        self.page.get_by_text(text).last.wait_for()
+        """Somewhere on the page; what a closed fold holds as well is not seen."""
+        self.page.get_by_text(text).locator("visible=true").last.wait_for()
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).last.click()
