@@ -75,7 +75,9 @@ def before_and_after(base: Path, model: Path, kept: Path) -> Table:
         answers = [open_backend(str(folder)).answer_all(questions, sampling) for folder in (base, model)]
         rows = list(zip(ASKED, *answers, strict=True))
         write_text(kept, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    table = Table("question", "before", "after", show_lines=True)
+    table = Table(show_lines=True)
+    for head in ("question", "before", "after"):
+        table.add_column(head, overflow="fold")  # Chinese has no spaces to break a line at
     for row in rows:
         table.add_row(*(text.replace("[", "\\[") for text in row))
     return table
