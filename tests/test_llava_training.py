@@ -174,6 +174,36 @@ def test_a_shipped_adapter_makes_the_llava_in_one_step_from_the_untrained_parts(
         read_trained(llm)
 
 
+def test_training_goes_on_from_eyes_whose_lora_is_beside_and_not_in_their_llava(
+    instructed, llm, monkeypatch, tmp_path
+):
+    monkeypatch.syspath_prepend(REPOSITORY / "benchmarks")
+    import eyes_again
+
+    settings = eyes_again.Settings(llm, instructed, VISION, tmp_path / "again")
+    for _ in range(2):  # a second time in its own place
+        eyes_again.main(settings)
+    make_llava(llm, VISION, tmp_path / "whole", read_trained(instructed), {})
+    again, whole, own = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / "again/untrained", tmp_path / "whole", llm)
+    )
+    spoken = {name for name in again if name.startswith("language_model.") or "lm_head" in name}
+    assert spoken and all(torch.equal(again[name], whole[name]) for name in set(again) - spoken)
+    assert any(not torch.equal(again[name], whole[name]) for name in spoken)
+    for name in spoken:
+        inner = name.removeprefix("language_model.")
+        assert torch.equal(again[name][: len(own[inner])], own[inner]), name
+    every, kept = (
+        load_file(folder / "adapter_model.safetensors") for folder in (instructed, tmp_path / "again/start")
+    )
+    assert kept and all(torch.equal(tensor, every[name]) for name, tensor in kept.items())
+    assert {name for name in every if name not in kept} == {name for name in every if "vision_tower" in name}
+    (tmp_path / "again/start/settings.toml").unlink()
+    with pytest.raises(ValueError, match="holds something else"):
+        eyes_again.main(settings)
+
+
 def test_an_adapter_goes_to_xtuners_layout_and_comes_back_the_same(instructed, merged, llm, data, tmp_path):
     to_xtuner(instructed, tmp_path / "xtuner", {})
     parts = sorted(path.name for path in (tmp_path / "xtuner").iterdir() if path.is_dir())

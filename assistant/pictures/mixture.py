@@ -19,7 +19,6 @@ PICTURED = ("name", "kind", "yes_no", "count", "colour", "language", "several")
 TAUGHT = (*PICTURED, "both")  # no probe asks for the last
 EVENLY = ("count", "colour")  # kinds whose answers are few: each comes equally often
 ABOUT_OTHERS = ("near_miss", "greeting")  # kinds of identity rows that are not about the assistant
-SPOKEN = ("name", "kind", "yes_no", "colour", "language")  # what a conversation about one thing is made of
 
 
 def image_path(scene: Scene) -> str:
@@ -142,13 +141,13 @@ def _pictured(asker: Asker, kind: str, scenes: list[Scene]) -> Iterator[tuple[li
 
 
 def _conversations(asker: Asker, scenes: list[Scene]) -> Iterator[tuple[list[Turn], Scene | None]]:
-    """Two to four different questions about one thing; the language may change on the way."""
-    fitting = [scene for scene in scenes if fits("name", scene)]
+    """Two to four different questions about one picture; the language may change on the way."""
     while True:
-        scene = asker.source.choice(fitting)
+        scene = asker.source.choice(scenes)
+        kinds = [kind for kind in PICTURED if fits(kind, scene)]
         turns: list[Turn] = []
         language = asker.source.choice(LANGUAGES)
-        for kind in asker.source.sample(SPOKEN, asker.source.randint(2, 4)):
+        for kind in asker.source.sample(kinds, min(len(kinds), asker.source.randint(2, 4))):
             if asker.source.random() < 0.15:
                 language = LANGUAGES[1 - LANGUAGES.index(language)]
             asked = _ask(asker, kind, scene, language)

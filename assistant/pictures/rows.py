@@ -20,11 +20,11 @@ from assistant.pictures.things import (
     plural,
     with_article,
 )
+from assistant.pictures.wordings import choose_wording
 from assistant.settings import load_toml
 
 WORDS_SORTED = 0.3  # share of the questions about a word that ask for its kind
 TURNED = 0.5  # share of the restyled drawings that get other colours
-WORDING_SHARE = 5  # every 5th wording is held out for the probes
 Turn = tuple[str, str]
 
 
@@ -51,13 +51,7 @@ class Asker:
 
     def wording(self, language: str, section: str) -> Any:
         """One of a section's wordings of this side."""
-        items = load_texts(language)[section]
-        mine = [
-            item
-            for index, item in enumerate(items)
-            if (index % WORDING_SHARE == WORDING_SHARE - 1) == self.held_out
-        ]
-        return self.source.choice(mine)
+        return choose_wording(language, section, self.source, held_out=self.held_out)
 
     def title(self, scene: Scene, language: str) -> Turn:
         """A title for the scene, under a prompt of its language that is never varied by what is asked."""
