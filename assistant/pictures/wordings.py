@@ -1,7 +1,7 @@
 """How a question is worded: one of data/pictures' wordings, and for training the same said otherwise.
 
-Every fifth wording is held out for the probes and never said otherwise; none of these comes out of another one.
-Knows nothing of scenes and things.
+Every fifth wording is held out for the probes and never said otherwise; none of these comes out of another
+one. Knows nothing of scenes and things.
 """
 
 import random
@@ -35,8 +35,8 @@ def is_held_out(index: int) -> bool:
 
 
 def said_otherwise(question: str, language: str, source: random.Random) -> str:
-    """The question with some phrases exchanged for others of the same meaning, now and then with an opening or
-    without the mark at its end. One that would be a held-out wording stays as it is."""
+    """The question with some phrases exchanged for others of the same meaning, now and then with an opening
+    or without the mark at its end. One that would be a held-out wording stays as it is."""
     pattern, groups = _exchanges(language)
 
     def exchanged(match: re.Match[str]) -> str:
