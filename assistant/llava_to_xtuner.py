@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 from assistant.adapters import as_internlm2, write_peft
 from assistant.building import revert
 from assistant.folders import copy_chat, read_json, write_json
-from assistant.llava import CLIP, LAYERS, PREFIX, Parts
+from assistant.llava import CLIP, LAYERS, Parts
 from assistant.llava_adapter import read_trained
 from assistant.llava_chat import SPOKEN
+from assistant.llava_shapes import PREFIX
 from assistant.llava_xtuner import PROJECTOR
 from assistant.loading import base_of_adapter, is_adapter
 from assistant.settings import check_replaceable, load_settings, save_settings, write_text

@@ -16,7 +16,8 @@ from assistant.adapters import (
 )
 from assistant.folders import read_json
 from assistant.internlm2_names import FUSED, llama_module
-from assistant.llava import LAYERS, PREFIX, Parts
+from assistant.llava import LAYERS, Parts
+from assistant.llava_shapes import PREFIX
 from assistant.loading import is_adapter
 from assistant.tensors import checkpoint_files, tensors_in
 from assistant.xtuner import known_alpha, read_pth

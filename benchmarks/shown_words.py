@@ -9,9 +9,8 @@ import torch
 from assistant.llava import random_projector
 from assistant.loading import load_tokenizer
 from assistant.pictures.making import SHOWN
-from assistant.pictures.rows import common
 from assistant.pictures.scenes import MOST
-from assistant.pictures.things import load_texts, load_things
+from assistant.pictures.things import common, load_texts, load_things
 from assistant.tensors import checkpoint_files, tensors_in
 from assistant.vision_tower import LOUD
 

@@ -32,7 +32,7 @@ sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(fi
 LOOK = """
 for name in ("peft", "accelerate", "datasets", "trl", "bitsandbytes"):
     sys.modules[name] = None  # what requirements.txt does not bring
-from assistant.web import Engine, looking
+from assistant.web import Engine, looking, picture_chat
 assert looking.__file__.startswith(sys.argv[1]), looking.__file__
 looking.TOWER = sys.argv[2]
 engine = Engine(sys.argv[1] + "/model")
@@ -47,7 +47,7 @@ from assistant.conversations import user
 from assistant.images import small_address
 from pathlib import Path
 shown = small_address(Path(sys.argv[3]))
-assert looking.seen_by(ada, shown).size == (64, 64)
+assert picture_chat.seen_by(ada, shown).size == (64, 64)
 chunks = list(ada.stream([user("what?", [shown])], Sampling(max_new_tokens=4)))
 assert any(isinstance(chunk, Counts) and chunk.answer for chunk in chunks), chunks
 print("looked")

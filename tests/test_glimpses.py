@@ -21,7 +21,8 @@ from assistant.glimpses import Seer, load_sight
 from assistant.internlm2 import to_llama
 from assistant.llama_cpp import Glimpse, pieces_of
 from assistant.llama_engine import Engine
-from assistant.llava import Parts, make_llava, written_shapes
+from assistant.llava import Parts, make_llava
+from assistant.llava_shapes import written_shapes
 from assistant.llava_xtuner import read_parts
 from assistant.loading import load_chat_model, quiet_loading
 

@@ -18,17 +18,8 @@ from assistant.folders import read_json, write_json
 from assistant.llava import Parts, make_llava, random_projector
 from assistant.settings import save_settings
 from assistant.web import Engine, looking
-from assistant.web.looking import (
-    Look,
-    Sights,
-    find_seeing,
-    messages_of,
-    projector_width,
-    reply,
-    seen_by,
-    take_picture,
-    why_none,
-)
+from assistant.web.looking import Sights, find_seeing, projector_width, why_none
+from assistant.web.picture_chat import Look, messages_of, reply, seen_by, take_picture
 from assistant.web.texts import load_texts
 
 EN = load_texts()["en"]

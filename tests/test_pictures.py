@@ -10,11 +10,12 @@ from PIL import Image, ImageDraw
 from assistant.card import Card
 from assistant.picture_judge import judge_picture, says_no_image
 from assistant.pictures import making, packages, scenes
+from assistant.pictures.composing import make_scenes
 from assistant.pictures.making import Wanted, make_pictures
 from assistant.pictures.mixture import asked_about, shown_record
 from assistant.pictures.packages import archive_of, drawing_path, prepare_drawings, svg_of
 from assistant.pictures.restyling import restyled
-from assistant.pictures.rows import Asker, make_scenes
+from assistant.pictures.rows import Asker
 from assistant.pictures.scenes import MOST, Scene, colour_name, colours_of, draw_scene
 from assistant.pictures.stamps import stamps
 from assistant.pictures.things import (

@@ -17,6 +17,7 @@ from typing import Any
 import tomli_w
 
 from assistant.card import Card
+from assistant.pictures.composing import make_scenes
 from assistant.pictures.mixture import (
     Record,
     align_records,
@@ -27,7 +28,6 @@ from assistant.pictures.mixture import (
 )
 from assistant.pictures.packages import prepare_drawings, save_picture
 from assistant.pictures.probes import make_probes
-from assistant.pictures.rows import make_scenes
 from assistant.pictures.scenes import SIDE, Scene, draw_scene
 from assistant.pictures.things import held_out_families, load_styles, load_things
 from assistant.settings import check_replaceable, plain_values, save_settings, write_text

@@ -10,9 +10,9 @@ from assistant.anchors import general_prompts, key_of, load_answers, shipped_ans
 from assistant.card import Card
 from assistant.conversations import Message
 from assistant.identity import make_rows
-from assistant.pictures.rows import Asked, Asker, Turn, common
+from assistant.pictures.rows import Asked, Asker, Turn
 from assistant.pictures.scenes import SIDE, Scene, boxes_of
-from assistant.pictures.things import LANGUAGES, load_styles, load_things
+from assistant.pictures.things import LANGUAGES, common, load_styles, load_things
 
 Record = dict[str, Any]
 PICTURED = ("name", "kind", "yes_no", "count", "colour", "language", "several")

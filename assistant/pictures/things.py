@@ -80,6 +80,12 @@ def load_texts(language: str) -> dict[str, Any]:
     return load_toml(PICTURES / f"{language}.toml")
 
 
+@cache
+def common() -> dict[str, Any]:
+    """Which kinds and colours there are, and the shares of the mixture."""
+    return load_toml(PICTURES / "common.toml")
+
+
 def held_out_families(asked: Iterable[str] = ()) -> tuple[str, ...]:
     """The families that are kept for probes; without any named, the default of styles.toml.
 

@@ -15,7 +15,8 @@ from gradio.processing_utils import save_pil_to_cache
 from assistant.images import open_image
 from assistant.web.gradio_messages import drawn
 from assistant.web.gradio_parts import LATEST, PRIVATE, QUICK, Parts, answers_box, heard, text_box
-from assistant.web.looking import Look, Sights, labels_of, reply, seen_by, sights_of, take_picture, why_none
+from assistant.web.looking import Sights, labels_of, sights_of, why_none
+from assistant.web.picture_chat import Look, reply, seen_by, take_picture
 
 THUMBNAIL = 320  # pixels, of a picture in the conversation
 

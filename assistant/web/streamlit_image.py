@@ -9,17 +9,8 @@ from typing import Any
 import streamlit as st
 
 from assistant.web import Shown, the_engine
-from assistant.web.looking import (
-    Look,
-    Seeing,
-    Sights,
-    labels_of,
-    reply,
-    seen_by,
-    sights_of,
-    take_picture,
-    why_none,
-)
+from assistant.web.looking import Seeing, Sights, labels_of, sights_of, why_none
+from assistant.web.picture_chat import Look, reply, seen_by, take_picture
 from assistant.web.streamlit_parts import (
     client,
     draw,
