@@ -20,7 +20,7 @@ from tiny_gguf import make_tiny_folder, make_tiny_gguf, make_tiny_run
 
 from assistant.bundles import Bundle, build_bundle, choose_model, find_target, listing
 from assistant.bundles.checks import Problem, fit_problems, model_problems, problems
-from assistant.bundles.confirming import ask_once, grouped, stop_at
+from assistant.bundles.confirming import ask_once, grouped, show_files, stop_at
 from assistant.bundles.front_matter import read_front_matter, write_front_matter
 from assistant.bundles.git import Commit, Remote, check_remote, prepared
 from assistant.bundles.lfs import files_in, in_lfs, is_binary, outside_lfs, write_attributes
@@ -567,6 +567,18 @@ def test_the_index_answers_beside_other_work_and_its_error_comes_where_its_answe
 def test_the_small_files_of_a_folder_are_one_line_of_the_table():
     files = [("a/b.py", 10, False), ("a/c.py", 20, False), ("model/m.gguf", 5, True), ("app.py", 1, False)]
     assert grouped(files) == {"a/ (2 files)": (30, False), "model/m.gguf": (5, True), "app.py": (1, False)}
+
+
+def test_a_long_name_of_a_file_that_goes_is_shown_whole_in_a_narrow_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    path = tmp_path / "model" / f"{'a-long-name-' * 4}of-the-third-part.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(b"0" * 10)
+    show_files(tmp_path, "goes")
+    shown = "".join(
+        line.split("│")[1].strip() for line in capsys.readouterr().err.splitlines() if "│" in line
+    )
+    assert f"model/{path.name}" in shown
 
 
 def test_the_question_says_what_goes_where(tmp_path):

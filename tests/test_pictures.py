@@ -217,6 +217,23 @@ def test_stage_one_has_titles_alone_and_both_languages(made):
     assert not [title for title in titles if title.endswith((".", "。"))]
 
 
+def test_a_conversation_about_several_things_asks_for_all_of_them_and_for_their_number(made):
+    shown = {line["image"]: line["things"] for line in rows_of(made, "shown.jsonl")}
+    rows = [row for row in rows_of(made, "train.json") if row["kind"] == "multi_turn"]
+    several = [row for row in rows if len(set(shown[row["image"]])) > 1]
+    assert 0.02 < len(several) / len(rows) < 0.5
+    for row in several:
+        names = shown[row["image"]]
+        answers = texts_of(row)[1::2]
+        assert len(answers) == 2
+        for answer in answers:
+            language = "zh" if re.search(r"[\u3400-\u9fff]", answer) else "en"
+            groups = [list(load_things()[THINGS[name]].names[language]) for name in names]
+            every = judge_picture({"kind": "several", "lang": language, "answers": groups}, answer)
+            number = {"kind": "count", "lang": language, "answers": [[str(len(names))]]}
+            assert every or judge_picture(number, answer), (names, answer)
+
+
 def test_stage_two_holds_every_kind_and_yes_as_often_as_no(drawings):
     import random
 

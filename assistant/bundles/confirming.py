@@ -15,7 +15,10 @@ SMALL = 20_000  # bytes; smaller files outside the model are shown by their fold
 
 def show_files(folder: Path, title: str) -> None:
     """A table on standard error: each large file, the small ones by folder, LFS or not, the sum."""
-    table, total = Table("file", "size", "through LFS", title=title), 0
+    table, total = Table(title=title), 0
+    table.add_column("file", overflow="fold")  # a long name is shown whole
+    for head in ("size", "through LFS"):
+        table.add_column(head, no_wrap=True)
     for name, (size, is_lfs) in sorted(grouped(listing(folder)).items()):
         table.add_row(name.replace("[", "\\["), readable(size), "yes" if is_lfs else "no")
         total += size
