@@ -36,7 +36,11 @@ def run_command(main: Callable[[Settings], None], settings_class: type[Settings]
     """
     import tyro  # a page takes no flags, and is there sooner without it
 
-    settings = tyro.cli(settings_class, description=sys.modules[main.__module__].__doc__)
+    try:
+        settings = tyro.cli(settings_class, description=sys.modules[main.__module__].__doc__)
+    except BrokenPipeError:  # `… --help | head`: what is left would be written once more at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     print_settings(settings)
     try:
         main(settings)

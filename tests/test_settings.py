@@ -1,9 +1,19 @@
 import dataclasses
 import os
+import subprocess
+import sys
 
 import pytest
 
-from assistant.settings import check_replaceable, load_settings, near_names, save_settings, slug, write_text
+from assistant.settings import (
+    REPOSITORY,
+    check_replaceable,
+    load_settings,
+    near_names,
+    save_settings,
+    slug,
+    write_text,
+)
 from assistant.training.recipe import load_recipe, recipe_names
 
 
@@ -159,3 +169,13 @@ def test_a_wrong_parent_or_quantization_is_one_clear_sentence(text, sentence, tm
     (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=sentence):
         load_recipe(str(tmp_path / "mine.toml"))
+
+
+def test_a_help_that_is_read_in_part_ends_without_a_traceback():
+    """As with `… --help | head -1`, whose end closes the pipe while the rest is written."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "scripts/recipes.py", "--help"]
+    done = subprocess.run(command, cwd=REPOSITORY, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
