@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from test_llava import published, spacious_model, tower
 from test_pictures import drawn_once, made
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
+from assistant.llava_adapter import sight_of, write_small
 from assistant.pictures.things import load_things
 from assistant.settings import REPOSITORY
 from assistant.vision_tower import LOUD, MEAN, SPREAD
@@ -63,6 +65,29 @@ def test_the_tower_that_learnt_knows_its_own_pictures_better_than_chance(learnt,
         chance = each[known].mean(0).max()
         assert share > 1.3 * chance, (kind, share, chance)
         start += each.shape[1]
+
+
+def test_stage_one_begins_afresh_from_the_tower_of_eyes_that_shipped(learnt, tower, tmp_path):
+    import eyes_again
+
+    llm, folder = learnt
+    first = load_file(folder / "untrained" / "model.safetensors")
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    projector = {
+        f"base_model.model.model.{name}": tensor.flip(0).contiguous()
+        for name, tensor in first.items()
+        if name.startswith("multi_modal_projector.")
+    }
+    save_file(projector, adapter / "adapter_model.safetensors")
+    plain = {"base_model_name_or_path": "", "r": 8, "lora_alpha": 16, "use_rslora": False, "lora_dropout": 0}
+    (adapter / "adapter_config.json").write_text(json.dumps(plain))
+    write_small(adapter, tmp_path / "shipped", sight_of(folder / "untrained"))
+    eyes_again.main(eyes_again.Settings(llm, tmp_path / "shipped", tower, tmp_path / "again", afresh=True))
+    again = load_file(tmp_path / "again" / "untrained" / "model.safetensors")
+    assert again.keys() == first.keys() and not (tmp_path / "again" / "start").exists()
+    for name, tensor in first.items():
+        assert torch.allclose(tensor.float(), again[name].float(), rtol=2e-2, atol=1e-3), name
 
 
 def test_a_model_that_is_not_there_is_named_before_anything_is_learnt(monkeypatch, tmp_path):
