@@ -43,6 +43,7 @@ ROOMS = {
         "llava",
         "llava_xtuner",
         "llava_adapter",
+        "llava_shapes",
         "llava_to_xtuner",
         "merging",
         "retention",
