@@ -77,7 +77,18 @@ def write_small(folder: Path, out: Path, more: dict[str, torch.Tensor] | None = 
     """The adapter and `more` with 16 bits a number; of where its base lay only the name `base`."""
     trained = {**dict(tensors_in([folder / WEIGHTS])), **(more or {})}
     tensors = {name: tensor.bfloat16() for name, tensor in trained.items()}
+    _write(tensors, {**read_json(folder / CONFIG), "base_model_name_or_path": base}, out)
+
+
+def write_without_tower(folder: Path, out: Path) -> None:
+    """The adapter but for the tower: what `train.py --start` takes for a LLaVA that has that tower."""
+    tensors = dict(tensors_in([folder / WEIGHTS]))
+    kept = {name: tensor for name, tensor in tensors.items() if "vision_tower." not in name}
+    _write(kept, read_json(folder / CONFIG), out)
+
+
+def _write(tensors: dict[str, torch.Tensor], config: dict[str, Any], out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     save_file(tensors, out / f".{WEIGHTS}.partial", metadata={"format": "pt"})
     (out / f".{WEIGHTS}.partial").replace(out / WEIGHTS)
-    write_json(out / CONFIG, {**read_json(folder / CONFIG), "base_model_name_or_path": base})
+    write_json(out / CONFIG, config)

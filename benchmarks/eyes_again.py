@@ -9,12 +9,11 @@ Or, for stage 1 of the same tower: --afresh, then --recipe llava_align without -
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors.torch import save_file
 from shown_words import naming_projector
 
-from assistant.folders import read_json, write_json
+from assistant.folders import read_json
 from assistant.llava import make_llava
-from assistant.llava_adapter import CONFIG, WEIGHTS, read_trained
+from assistant.llava_adapter import read_trained, write_without_tower
 from assistant.published_tower import fetch_tower
 from assistant.settings import (
     DATA,
@@ -24,7 +23,6 @@ from assistant.settings import (
     run_command,
     save_settings,
 )
-from assistant.tensors import tensors_in
 from assistant.vision_tower import with_known
 
 
@@ -48,19 +46,12 @@ def main(settings: Settings) -> None:
         width = with_known(read_json(vision / "config.json"), parts.known)["hidden_size"]
         parts = replace(parts, projector=naming_projector(settings.llm, width))
     make_llava(settings.llm, vision, settings.out / "untrained", parts, plain_values(settings))
-    if not settings.afresh:
-        write_start(settings, settings.out / "start")
-
-
-def write_start(settings: Settings, start: Path) -> None:
-    """The adapter without the tower, which the LLaVA has: projector and LoRA."""
-    check_replaceable(start, load_settings(start).get("begins") == "eyes")
-    start.mkdir(exist_ok=True)
-    weights = dict(tensors_in([settings.adapter / WEIGHTS]))
-    learning = {name: tensor for name, tensor in weights.items() if "vision_tower." not in name}
-    save_file(learning, start / WEIGHTS, metadata={"format": "pt"})
-    write_json(start / CONFIG, read_json(settings.adapter / CONFIG))
-    save_settings(start, {**plain_values(settings), "begins": "eyes"})
+    if settings.afresh:
+        return
+    start = settings.out / "start"
+    check_replaceable(start, "adapter" in load_settings(start))
+    write_without_tower(settings.adapter, start)
+    save_settings(start, plain_values(settings))
 
 
 if __name__ == "__main__":

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from test_llava import published, spacious_model, tower
+from safetensors.torch import load_file
+from test_llava import published, ship, spacious_model, tower
 from test_pictures import drawn_once, made
 from torch.nn import functional
 from transformers import LlavaForConditionalGeneration
 
-from assistant.llava_adapter import sight_of, write_small
 from assistant.pictures.things import load_things
 from assistant.settings import REPOSITORY
 from assistant.vision_tower import LOUD, MEAN, SPREAD
@@ -72,17 +71,7 @@ def test_stage_one_begins_afresh_from_the_tower_of_eyes_that_shipped(learnt, tow
 
     llm, folder = learnt
     first = load_file(folder / "untrained" / "model.safetensors")
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    projector = {
-        f"base_model.model.model.{name}": tensor.flip(0).contiguous()
-        for name, tensor in first.items()
-        if name.startswith("multi_modal_projector.")
-    }
-    save_file(projector, adapter / "adapter_model.safetensors")
-    plain = {"base_model_name_or_path": "", "r": 8, "lora_alpha": 16, "use_rslora": False, "lora_dropout": 0}
-    (adapter / "adapter_config.json").write_text(json.dumps(plain))
-    write_small(adapter, tmp_path / "shipped", sight_of(folder / "untrained"))
+    ship(folder / "untrained", tmp_path / "shipped", times=-1)
     eyes_again.main(eyes_again.Settings(llm, tmp_path / "shipped", tower, tmp_path / "again", afresh=True))
     again = load_file(tmp_path / "again" / "untrained" / "model.safetensors")
     assert again.keys() == first.keys() and not (tmp_path / "again" / "start").exists()

@@ -206,22 +206,27 @@ def watched(tensors: Iterable[tuple[str, torch.Tensor]], folder: Path, names: li
     write_shards(iter(every), folder)
 
 
-def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(monkeypatch, tower, tmp_path):
-    """The tower beside the projector, read back to the same LLaVA; it is given the plain one."""
-    llm, head = spacious_model(tmp_path / "llm"), load_file(tower / "model.safetensors")["head.weight"]
-    learnt = {**knowing_words(), "head.weight": head + 1}
-    make_llava(llm, tower, tmp_path / "first", Parts(sight=learnt), {})
-    adapter = tmp_path / "adapter"
+def ship(llava: Path, out: Path, times: float = 1.0) -> None:
+    """A LLaVA's tower and its projector, so many times as large, as ship_eyes.py writes them."""
+    adapter = out.with_name("adapter")
     adapter.mkdir()
     projector = {
-        name.replace("multi_modal_projector.", "base_model.model.model.multi_modal_projector."): tensor
-        for name, tensor in load_file(tmp_path / "first" / "model.safetensors").items()
+        f"base_model.model.model.{name}": times * tensor
+        for name, tensor in load_file(llava / "model.safetensors").items()
         if name.startswith("multi_modal_projector.")
     }
     save_file(projector, adapter / "adapter_model.safetensors")
     plain = {"base_model_name_or_path": "", "r": 8, "lora_alpha": 16, "use_rslora": False, "lora_dropout": 0}
     (adapter / "adapter_config.json").write_text(json.dumps(plain))
-    write_small(adapter, tmp_path / "shipped", sight_of(tmp_path / "first"))
+    write_small(adapter, out, sight_of(llava))
+
+
+def test_what_the_eyes_know_ships_with_them_and_is_not_taught_twice(monkeypatch, tower, tmp_path):
+    """The tower beside the projector, read back to the same LLaVA; it is given the plain one."""
+    llm, head = spacious_model(tmp_path / "llm"), load_file(tower / "model.safetensors")["head.weight"]
+    learnt = {**knowing_words(), "head.weight": head + 1}
+    make_llava(llm, tower, tmp_path / "first", Parts(sight=learnt), {})
+    ship(tmp_path / "first", tmp_path / "shipped")
     parts = read_trained(tmp_path / "shipped")
     assert set(parts.sight) >= set(learnt) and parts.known == [2, 3] and parts.tower is None
     assert torch.allclose(parts.sight["head.weight"].float(), head + 1, atol=1e-2)

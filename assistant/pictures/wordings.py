@@ -1,7 +1,7 @@
 """How a question is worded: one of data/pictures' wordings, and for training the same said otherwise.
 
-Every fifth wording is held out for the probes and never said otherwise; none of these comes out of another
-one. Knows nothing of scenes and things.
+Every fifth wording is held out for the probes and never said otherwise; none that a probe asks comes out of
+another one. Knows nothing of scenes and things.
 """
 
 import random
@@ -15,6 +15,7 @@ HELD_OUT_EVERY = 5
 EXCHANGED = 0.5  # of the phrases that could be another
 OPENED = 0.12  # share of the questions that begin with a word of politeness
 BARE = 0.12  # share without the mark at their end
+# The sections that probes are asked from.
 ASKED = ("name", "kind", "yes_no_kind", "yes_no_name", "count", "colour", "language", "several", "no_image")
 
 
