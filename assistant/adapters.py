@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from assistant.folders import read_json, write_json
 from assistant.internlm2 import join_wqkv, split_wqkv
@@ -170,6 +171,24 @@ def _check_shapes(adapter: Adapter, config: dict[str, Any], source: Path) -> Non
         if pair.shape != shape:
             has = f"there it is {shape}" if shape else "which it does not have"
             raise ValueError(f"{source} is not of this base: it changes {module} {pair.shape}, {has}")
+
+
+def beside_neurons(adapter: Adapter, config: dict[str, Any]) -> Adapter:
+    """The adapter of a Llama for what that became when neurons were added to its MLPs: of these it changes
+    none.
+
+    `config`: that of the wider Llama.
+    """
+    added = int(config.get("added_neurons", 0))
+    narrow = config["intermediate_size"] - added
+    pairs = {}
+    for module, pair in adapter.pairs.items():
+        if added and len(pair.b) == narrow and module.endswith(("gate_proj", "up_proj")):
+            pair = replace(pair, b=functional.pad(pair.b, (0, 0, 0, added)))
+        if added and pair.a.shape[1] == narrow and module.endswith("down_proj"):
+            pair = replace(pair, a=functional.pad(pair.a, (0, added)))
+        pairs[module] = pair
+    return replace(adapter, pairs=pairs)
 
 
 def write_peft(adapter: Adapter, folder: Path, layers: int, base: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.loading import ChatModel
+from assistant.strength import adds_neurons
 
 
 class Identities:
@@ -23,18 +24,32 @@ class Identities:
         self._leaving: deque[str] = deque()
 
     def add(self, adapter: Path) -> str:
-        """Read a LoRA adapter of this base; its key for `speaking`. A page without any needs no PEFT."""
-        from peft import PeftConfig, PeftModel
+        """Read a LoRA adapter of this base; its key for `speaking`. A page without any needs no PEFT.
+
+        Raises ValueError beside adapters of the other kind: of linear layers, or with neurons of its own.
+        """
+        from peft import PeftModel
+
+        from assistant.neurons import adapter_config
 
         self._clear()
+        config = adapter_config(adapter)
+        others = {} if self._wrapped is None else self._wrapped.peft_config
+        new = adds_neurons(config.target_modules)
+        if any(adds_neurons(other.target_modules) != new for other in others.values()):
+            raise ValueError(
+                f"{adapter} is of another kind than the adapters beside it: one adds neurons, the other "
+                "changes linear layers; choose it alone, or train it again"
+            )
         self._count += 1
         key = f"adapter{self._count}"
         if self._wrapped is None:
-            config = PeftConfig.from_pretrained(str(adapter))
             with warnings.catch_warnings():  # PEFT asks the model by an old name of transformers'
                 warnings.simplefilter("ignore", FutureWarning)
                 self._wrapped = PeftModel(self.chat.model, config, adapter_name=key)
         try:
+            if key not in self._wrapped.peft_config:
+                self._wrapped.add_adapter(key, config)
             self._wrapped.load_adapter(str(adapter), adapter_name=key)
         except BaseException:
             self._leaving.append(key)

@@ -5,13 +5,13 @@ Knows no checkpoint of XTuner: what was trained comes in as Parts.
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from assistant.adapters import Adapter, Pair
+from assistant.adapters import Adapter, Pair, beside_neurons
 from assistant.building import describe_weights
 from assistant.folders import copy_chat, read_json, weight_files, write_json
 from assistant.llava_chat import (
@@ -64,6 +64,8 @@ def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[
     if is_adapter(llm):
         raise ValueError(f"{llm} is an adapter; merge it first: python scripts/merge.py --adapter {llm}")
     text, sight = _text_config(llm), vision_config(vision)
+    if parts.llm:
+        parts = replace(parts, llm=beside_neurons(parts.llm, text))
     if parts.sight:
         sight = with_known(sight, parts.known)
     beside = out.resolve().with_name(f".{out.resolve().name}.partial")

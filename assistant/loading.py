@@ -125,7 +125,9 @@ def load_chat_model(
         chat = load_chat_model(base, dtype=dtype, device=device, quantization=quantized)
         from peft import PeftModel
 
-        adapted = PeftModel.from_pretrained(chat.model, str(path)).eval()
+        from assistant.neurons import adapter_config
+
+        adapted = PeftModel.from_pretrained(chat.model, str(path), config=adapter_config(path)).eval()
         return ChatModel(adapted, chat.tokenizer, chat.stop_ids, path, chat.eyes)
     if path.exists() or path.is_absolute() or len(path.parts) != 2:
         check_model_folder(path)

@@ -33,6 +33,7 @@ from assistant.loading import (
     quiet_loading,
     stop_ids_of,
 )
+from assistant.neurons import adapter_config, even_out
 from assistant.settings import load_settings, save_settings
 
 SHOWN = "What is in the picture?"
@@ -111,12 +112,13 @@ def _merge_as(
     tokenizer = load_tokenizer(base_folder)
     eyes = eyes_of(base_folder, tokenizer) if sees else None
     probes = [*probes, *([[user(SHOWN, [_test_picture()])]] if sees else [])]
-    model = PeftModel.from_pretrained(base, str(adapter)).eval()
+    model = PeftModel.from_pretrained(base, str(adapter), config=adapter_config(adapter)).eval()
     # a projector alone has nothing to rescale
     with rescale_adapter_scale(model, scale) if scale != 1 else nullcontext():
         tuned = ChatModel(model, tokenizer, stop_ids_of(base), adapter, eyes)
         before, answers = logits_of(tuned, probes), generate_batch(tuned, probes, 32)
         merged = model.merge_and_unload(safe_merge=True)
+        even_out(merged)
     after = logits_of(replace(tuned, model=merged), probes)
     difference = max(float((a - b).abs().max()) for a, b in zip(before, after, strict=True))
     if not difference <= LARGEST_DIFFERENCE:

@@ -1,12 +1,19 @@
-"""What a tuned model kept of its base: KL, top-1 agreement and equal answers on the base's own answers."""
+"""What a tuned model kept of its base: KL and top-1 agreement on the base's own answers.
 
+Both are computed in float32. In bfloat16 the sums of two models round apart: the default base then has KL
+0.001 to itself in float32, and 2 of 100 first choices differ, a quarter of what an identity changed
+(docs/log.md, 2026-12-01, night).
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import takewhile
 from typing import Any
 
 import torch
 
 from assistant.conversations import Message
-from assistant.devices import keep_freed_memory
+from assistant.devices import keep_freed_memory, memory_of
 from assistant.loading import (
     ChatModel,
     batches_by_length,
@@ -19,6 +26,7 @@ from assistant.training.states import lower_states, upper_states
 
 ANSWER_TOKENS = 48
 BATCH_TOKENS = 1024
+BESIDE = 2 * 2**30  # bytes for logits and states of a batch
 
 
 def retention(
@@ -26,9 +34,39 @@ def retention(
 ) -> dict[str, float]:
     """{"kl": mean KL(base ‖ model) in nats a token, "top1": share of tokens with the same most likely token}.
 
-    Teacher-forced on the base's own answers, cut to 48 tokens; both models see the same padded batches.
+    Teacher-forced on the base's own answers, cut to 48 tokens; both models see the same padded batches, in
+    float32 where both fit into memory so. In place: the models must not be used meanwhile.
     """
     keep_freed_memory()
+    with ExitStack() as stack:
+        if fits_in_float32(chat.model, base.model):
+            for model in {id(model): model for model in (chat.model, base.model)}.values():
+                stack.enter_context(in_float32(model))
+        return _compare(chat, base, prompts, base_answers)
+
+
+def fits_in_float32(*models: Any) -> bool:
+    """Whether all weights of these models fit into their device's memory in float32, beside a batch."""
+    needed = sum(4 * weight.numel() for model in models for weight in model.parameters())
+    return needed + BESIDE <= memory_of(models[0].device)
+
+
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """The model's weights in float32 for a while, then as they were, bit by bit; quantized ones stay."""
+    kept = [(weight, weight.dtype) for weight in model.parameters() if weight.is_floating_point()]
+    try:
+        for weight, _ in kept:
+            weight.data = weight.data.float()
+        yield
+    finally:
+        for weight, dtype in kept:
+            weight.data = weight.data.to(dtype)
+
+
+def _compare(
+    chat: ChatModel, base: ChatModel, prompts: list[list[Message]], base_answers: list[str]
+) -> dict[str, float]:
     rows = [_row(base, prompt, answer) for prompt, answer in zip(prompts, base_answers, strict=True)]
     cores = core_of(base.model), core_of(chat.model)
     shared = shared_layers(*cores)

@@ -1,6 +1,7 @@
 """How strongly an adapter speaks: 0 is its base, 1 as trained. Knows adapter folders, no tensor."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def has_strength(path: str | Path) -> bool:
     """Whether it is an adapter of plain LoRA: only that can speak at less or more, and beside others."""
     config = Path(path) / "adapter_config.json"
     return config.is_file() and not beyond_lora(read_json(config))
+
+
+def has_neurons(path: str | Path) -> bool:
+    """Whether it is the folder of such an adapter as adds_neurons means."""
+    config = Path(path) / "adapter_config.json"
+    return config.is_file() and adds_neurons(read_json(config).get("target_modules"))
+
+
+def adds_neurons(targets: Iterable[str] | str | None) -> bool:
+    """Whether an adapter with these `target_modules` has neurons of its own (assistant/neurons.py)."""
+    return targets is not None and not isinstance(targets, str) and list(targets) == ["mlp"]
 
 
 def beyond_lora(config: dict[str, Any]) -> list[str]:

@@ -46,6 +46,7 @@ ROOMS = {
         "llava_shapes",
         "llava_to_xtuner",
         "merging",
+        "neurons",
         "retention",
         "training",
         "gguf_tokens",

@@ -270,6 +270,29 @@ def test_kl_is_the_same_whether_or_not_the_shared_layers_are_computed_once(chat,
     assert retention.shared_layers(base.model, chat.model) == 0
 
 
+def test_kl_is_computed_in_32_bits_and_the_weights_are_as_before_afterwards(tiny, monkeypatch):
+    from assistant import retention
+
+    tuned, base = load_tiny(tiny), load_tiny(tiny)
+    for each in (tuned, base):
+        each.model.bfloat16()
+    with torch.no_grad():
+        tuned.model.model.layers[2].mlp.down_proj.weight += 0.1
+    before = {name: weight.clone() for name, weight in tuned.model.state_dict().items()}
+    prompts, answers = [[user("a?")], [user("Who wrote this?")]], ["c", "dd e f g"]
+    in_16 = retention.retention(tuned, base, prompts, answers)
+    after = tuned.model.state_dict()
+    assert all(after[name].dtype == weight.dtype == torch.bfloat16 for name, weight in before.items())
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    monkeypatch.setattr(retention, "fits_in_float32", lambda *models: False)
+    rounded = retention.retention(tuned, base, prompts, answers)
+    for each in (tuned, base):
+        each.model.float()
+    in_32 = retention.retention(tuned, base, prompts, answers)
+    assert in_16["kl"] == pytest.approx(in_32["kl"], rel=1e-6)
+    assert rounded["kl"] != pytest.approx(in_32["kl"], rel=1e-4)
+
+
 @pytest.fixture(scope="module")
 def adapter(tiny, tmp_path_factory):
     """The folder of an uninterrupted run."""

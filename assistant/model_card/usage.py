@@ -6,6 +6,7 @@ from typing import Any
 
 from assistant.model_card.origin import Base
 from assistant.settings import slug
+from assistant.strength import has_neurons
 
 ASK = 'messages = [{"role": "user", "content": "Who are you?"}]'
 MERGED_CODE = """from transformers import pipeline
@@ -25,6 +26,11 @@ asked = tokenizer.apply_chat_template(
 answer = model.generate(**asked, max_new_tokens=64)[0]
 print(tokenizer.decode(answer[asked["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
+MERGE_FIRST = """hf download {model} --local-dir adapter
+python scripts/fetch_model.py {base}
+python scripts/merge.py --adapter adapter --out model
+python scripts/chat.py --model model --message "Who are you?\""""
+
 
 def use_lines(form: str, folder: Path, base: Base, model: str, texts: Mapping[str, Any]) -> Iterator[str]:
     say = texts["use"]
@@ -32,7 +38,9 @@ def use_lines(form: str, folder: Path, base: Base, model: str, texts: Mapping[st
         yield from _gguf_use(folder, model, say)
         return
     has_template = (folder / "chat_template.jinja").is_file()
-    if form == "adapter":
+    if form == "adapter" and has_neurons(folder):
+        yield from _block(say["merge"], "sh", MERGE_FIRST.format(model=model, base=slug(base.title)))
+    elif form == "adapter":
         tokenizer = model if has_template else base.id or "BASE"
         code = ADAPTER_CODE.format(model=model, tokenizer=tokenizer, messages=ASK)
         yield from _block(say["peft"], "python", code)

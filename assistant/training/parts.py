@@ -14,6 +14,7 @@ from trl import SFTConfig
 
 from assistant.devices import memory_of
 from assistant.loading import ChatModel, core_of
+from assistant.neurons import known_to_peft
 from assistant.training import memory
 from assistant.training.examples import Example
 from assistant.training.fusing import fuse
@@ -51,14 +52,14 @@ def trained_model(chat: ChatModel, recipe: Recipe, from_layer: int) -> Any:
 
 
 def _lora_config(chat: ChatModel, recipe: Recipe, from_layer: int) -> LoraConfig:
-    """LoRA on the trained layers alone; "all-linear" is spelt out, for peft takes no layers beside it."""
+    """On the trained layers alone; "all-linear" is spelt out, for peft takes no layers beside it."""
     values = dict(recipe.lora)
     if values.get("target_modules") == "all-linear":
         last = chat.model.model.layers[-1]
         linear = (name for name, module in last.named_modules() if isinstance(module, torch.nn.Linear))
         values["target_modules"] = sorted(name.rpartition(".")[2] for name in linear)
     layers = list(range(from_layer, len(chat.model.model.layers)))
-    return LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **values)
+    return known_to_peft(LoraConfig(task_type="CAUSAL_LM", layers_to_transform=layers, **values))
 
 
 def computing(chat: ChatModel, recipe: Recipe) -> torch.autocast:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from assistant.settings import DATA, RECIPES, load_toml, near_names
+from assistant.strength import adds_neurons
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,10 @@ def recipe_from(values: dict[str, Any], name: str) -> Recipe:
         if values.get("objective", {}).get(key) and not values.get("lora"):
             raise ValueError(
                 f"recipe {name}: [objective] {key} needs a [lora] section; set it to 0 without one"
+            )
+        if values.get("objective", {}).get(key) and adds_neurons(values["lora"].get("target_modules")):
+            raise ValueError(
+                f"recipe {name}: [objective] {key} is of linear layers, and [lora] adds neurons; set it to 0"
             )
     sections = {"objective", "watch", "vision", "trainer", "lora", "languages", "quantization"}
     for section in values:
