@@ -179,16 +179,26 @@ def beside_neurons(adapter: Adapter, config: dict[str, Any]) -> Adapter:
 
     `config`: that of the wider Llama.
     """
+    pairs = {
+        module: replace(
+            pair,
+            a=wider_half(f"{module}.lora_A", pair.a, config),
+            b=wider_half(f"{module}.lora_B", pair.b, config),
+        )
+        for module, pair in adapter.pairs.items()
+    }
+    return replace(adapter, pairs=pairs)
+
+
+def wider_half(name: str, half: torch.Tensor, config: dict[str, Any]) -> torch.Tensor:
+    """The same of one lora_A or lora_B by its name: zeros for the neurons, where it was without them."""
     added = int(config.get("added_neurons", 0))
     narrow = config["intermediate_size"] - added
-    pairs = {}
-    for module, pair in adapter.pairs.items():
-        if added and len(pair.b) == narrow and module.endswith(("gate_proj", "up_proj")):
-            pair = replace(pair, b=functional.pad(pair.b, (0, 0, 0, added)))
-        if added and pair.a.shape[1] == narrow and module.endswith("down_proj"):
-            pair = replace(pair, a=functional.pad(pair.a, (0, added)))
-        pairs[module] = pair
-    return replace(adapter, pairs=pairs)
+    if ".lora_B" in name and ("gate_proj" in name or "up_proj" in name) and len(half) == narrow:
+        return functional.pad(half, (0, 0, 0, added))
+    if ".lora_A" in name and "down_proj" in name and half.shape[1] == narrow:
+        return functional.pad(half, (0, added))
+    return half
 
 
 def write_peft(adapter: Adapter, folder: Path, layers: int, base: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from assistant.adapters import adapter_from_halves
+from assistant.adapters import adapter_from_halves, wider_half
 from assistant.folders import read_json, write_json
 from assistant.llava import Parts
 from assistant.loading import is_adapter
@@ -80,10 +80,15 @@ def write_small(folder: Path, out: Path, more: dict[str, torch.Tensor] | None = 
     _write(tensors, {**read_json(folder / CONFIG), "base_model_name_or_path": base}, out)
 
 
-def write_without_tower(folder: Path, out: Path) -> None:
-    """The adapter but for the tower: what `train.py --start` takes for a LLaVA that has that tower."""
+def write_without_tower(folder: Path, out: Path, llm: dict[str, Any]) -> None:
+    """The adapter but for the tower: what `train.py --start` takes for a LLaVA that has that tower.
+
+    `llm`: the config of its LLM, which may have neurons more than the one that the adapter was trained on.
+    """
     tensors = dict(tensors_in([folder / WEIGHTS]))
-    kept = {name: tensor for name, tensor in tensors.items() if "vision_tower." not in name}
+    kept = {
+        name: wider_half(name, tensor, llm) for name, tensor in tensors.items() if "vision_tower." not in name
+    }
     _write(kept, read_json(folder / CONFIG), out)
 
 

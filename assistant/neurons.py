@@ -23,7 +23,8 @@ from assistant.strength import adds_neurons
 class Neurons(nn.Module, LoraLayer):
     """An MLP with `r` more neurons for each adapter; their output is scaled by lora_alpha / r.
 
-    Source: PEFT's custom LoRA modules. A new adapter adds nothing: its `lora_down` is 0.
+    Source: PEFT's custom LoRA modules. A new adapter adds nothing: its `lora_down` is 0. Raises ValueError
+    for an MLP with a bias, which neurons would not have.
     """
 
     adapter_layer_names = ("lora_gate", "lora_up", "lora_down")
@@ -40,6 +41,8 @@ class Neurons(nn.Module, LoraLayer):
     ) -> None:
         super().__init__()
         LoraLayer.__init__(self, base_layer)
+        if any(name.endswith("bias") for name, _ in base_layer.named_parameters()):
+            raise ValueError("its MLPs have a bias and cannot get neurons; take --recipe identity_lora")
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ModuleDict())
         self._active_adapter = adapter_name

@@ -50,7 +50,7 @@ def main(settings: Settings) -> None:
         return
     start = settings.out / "start"
     check_replaceable(start, "adapter" in load_settings(start))
-    write_without_tower(settings.adapter, start)
+    write_without_tower(settings.adapter, start, read_json(settings.llm / "config.json"))
     save_settings(start, plain_values(settings))
 
 

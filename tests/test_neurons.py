@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_export import logits_difference, make_byte_level
 from tiny_run import load_tiny, make_tiny_model, tiny_run
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from assistant.adapters import Adapter, Pair, beside_neurons
 from assistant.conversations import assistant, user
@@ -131,6 +132,25 @@ def test_a_merge_is_a_wider_llama_that_says_the_same(base, adapter, tmp_path, st
     assert proof["logit_difference"] < 1e-3
     lower = merged.model.model.layers[0].mlp  # not trained: its new neurons are zeros
     assert not lower.gate_proj.weight[64:].any() and not lower.down_proj.weight[:, 64:].any()
+
+
+def test_merged_in_place_and_taken_out_again_the_base_is_as_it_was(base, adapter):
+    chat = load_chat_model(adapter, dtype=torch.float32, device="cpu")
+    speaking, before = logits_of(chat, PROBES), logits_of(load_tiny(base), PROBES)
+    chat.model.merge_adapter()
+    assert largest(logits_of(chat, PROBES), speaking) < 1e-4
+    chat.model.unmerge_adapter()
+    assert largest(logits_of(chat, PROBES), speaking) == 0
+    with chat.model.disable_adapter():
+        assert largest(logits_of(chat, PROBES), before) == 0
+
+
+def test_an_mlp_with_a_bias_gets_none():
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, mlp_bias=True, **sizes))
+    config = LoraConfig(r=8, target_modules=["mlp"], task_type="CAUSAL_LM")
+    with pytest.raises(ValueError, match="have a bias and cannot get neurons; take --recipe identity_lora"):
+        get_peft_model(model, known_to_peft(config))
 
 
 def test_its_gguf_file_gives_the_logits_of_the_folder(tmp_path):

@@ -103,5 +103,6 @@ def test_the_start_that_is_shipped_is_of_the_default_recipes_lora():
     config, weights = read_json(folder / "adapter_config.json"), weights_of(folder)
     assert (config["r"], config["lora_alpha"]) == (warm.lora["r"], warm.lora["lora_alpha"])
     layers = {int(name.split(".layers.")[1].split(".")[0]) for name in weights}
-    assert layers == set(range(15, 30)) and len(weights) == 15 * 7 * 2
+    assert layers == set(range(15, 30)) and len(weights) == 15 * 3
+    assert config["target_modules"] == warm.lora["target_modules"] == ["mlp"]
     assert warm.objective.start == 1 and warm.objective.from_layer == 0.5
