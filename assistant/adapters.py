@@ -173,31 +173,30 @@ def _check_shapes(adapter: Adapter, config: dict[str, Any], source: Path) -> Non
             raise ValueError(f"{source} is not of this base: it changes {module} {pair.shape}, {has}")
 
 
-def beside_neurons(adapter: Adapter, config: dict[str, Any]) -> Adapter:
-    """The adapter of a Llama for what that became when neurons were added to its MLPs: of these it changes
-    none.
+def beside_neurons(adapter: Adapter, own: int, config: dict[str, Any]) -> Adapter:
+    """The adapter of a Llama whose MLPs had `own` neurons added, for that Llama with those `config` names.
 
-    `config`: that of the wider Llama.
+    What is new to it stays as it is; what it did to neurons that are gone is left out.
     """
     pairs = {
         module: replace(
             pair,
-            a=wider_half(f"{module}.lora_A", pair.a, config),
-            b=wider_half(f"{module}.lora_B", pair.b, config),
+            a=fitted_half(f"{module}.lora_A", pair.a, own, config),
+            b=fitted_half(f"{module}.lora_B", pair.b, own, config),
         )
         for module, pair in adapter.pairs.items()
     }
     return replace(adapter, pairs=pairs)
 
 
-def wider_half(name: str, half: torch.Tensor, config: dict[str, Any]) -> torch.Tensor:
-    """The same of one lora_A or lora_B by its name: zeros for the neurons, where it was without them."""
-    added = int(config.get("added_neurons", 0))
-    narrow = config["intermediate_size"] - added
-    if ".lora_B" in name and ("gate_proj" in name or "up_proj" in name) and len(half) == narrow:
-        return functional.pad(half, (0, 0, 0, added))
-    if ".lora_A" in name and "down_proj" in name and half.shape[1] == narrow:
-        return functional.pad(half, (0, added))
+def fitted_half(name: str, half: torch.Tensor, own: int, config: dict[str, Any]) -> torch.Tensor:
+    """The same of one lora_A or lora_B by its name; one of another Llama stays as it is, to be refused."""
+    width = config["intermediate_size"]
+    more = int(config.get("added_neurons", 0)) - own
+    if ".lora_B" in name and ("gate_proj" in name or "up_proj" in name) and len(half) + more == width:
+        return functional.pad(half, (0, 0, 0, more))
+    if ".lora_A" in name and "down_proj" in name and half.shape[1] + more == width:
+        return functional.pad(half, (0, more))
     return half
 
 

@@ -38,12 +38,14 @@ LAYERS = {"model.0": "linear_1", "model.2": "linear_2"}  # XTuner's projector â†
 class Parts:
     """What was trained: the projector's tensors (`linear_1.weight` â€¦), and LoRA pairs by the module names
     that the LLM's and the tower's own files have, CLIP's without `vision_model.`; of our tower what was
-    learnt whole, and the layers that know words. Without a projector it begins at random."""
+    learnt whole, and the layers that know words. Without a projector it begins at random. `neurons`: how many
+    the LLM that was trained had more in its MLPs."""
 
     projector: dict[str, torch.Tensor] = field(default_factory=dict)
     llm: Adapter | None = None
     tower: Adapter | None = None
     sight: dict[str, torch.Tensor] = field(default_factory=dict)
+    neurons: int = 0
 
     @property
     def known(self) -> list[int]:
@@ -65,7 +67,7 @@ def make_llava(llm: Path, vision: Path, out: Path, parts: Parts, settings: dict[
         raise ValueError(f"{llm} is an adapter; merge it first: python scripts/merge.py --adapter {llm}")
     text, sight = _text_config(llm), vision_config(vision)
     if parts.llm:
-        parts = replace(parts, llm=beside_neurons(parts.llm, text))
+        parts = replace(parts, llm=beside_neurons(parts.llm, parts.neurons, text))
     if parts.sight:
         sight = with_known(sight, parts.known)
     beside = out.resolve().with_name(f".{out.resolve().name}.partial")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from assistant.adapters import adapter_from_halves, wider_half
+from assistant.adapters import adapter_from_halves, fitted_half
 from assistant.folders import read_json, write_json
 from assistant.llava import Parts
 from assistant.loading import is_adapter
@@ -16,6 +16,7 @@ from assistant.tensors import checkpoint_files, tensors_in
 # of a run's settings: whose it was and where it lay, which nothing that is shipped says
 SOMEBODYS = ("card", "model", "data", "out", "images", "resume", "start")
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+NEURONS = "added_neurons"  # in a config that is shipped: how many the LLM had more in its MLPs
 
 
 def read_trained(folder: Path) -> Parts:
@@ -43,7 +44,7 @@ def read_trained(folder: Path) -> Parts:
         adapter_from_halves(part, plain | _by_module(part, patterns, prefix), folder) if part else None
         for part, prefix in ((halves["model."], "model.language_model."), (halves[""], "model.vision_tower."))
     )
-    return Parts(projector, speaking, seeing, sight)
+    return Parts(projector, speaking, seeing, sight, int(config.get(NEURONS, 0)))
 
 
 def _by_module(
@@ -73,23 +74,28 @@ def sight_of(llava: Path) -> dict[str, torch.Tensor]:
     }
 
 
-def write_small(folder: Path, out: Path, more: dict[str, torch.Tensor] | None = None, base: str = "") -> None:
-    """The adapter and `more` with 16 bits a number; of where its base lay only the name `base`."""
+def write_small(
+    folder: Path, out: Path, more: dict[str, torch.Tensor] | None = None, base: str = "", neurons: int = 0
+) -> None:
+    """The adapter and `more` with 16 bits a number; of where its base lay only the name `base`.
+
+    `neurons`: how many its LLM has more in its MLPs than the model that it was made of.
+    """
     trained = {**dict(tensors_in([folder / WEIGHTS])), **(more or {})}
     tensors = {name: tensor.bfloat16() for name, tensor in trained.items()}
-    _write(tensors, {**read_json(folder / CONFIG), "base_model_name_or_path": base}, out)
+    kept = {**read_json(folder / CONFIG), "base_model_name_or_path": base}
+    _write(tensors, {**kept, **({NEURONS: neurons} if neurons else {})}, out)
 
 
 def write_without_tower(folder: Path, out: Path, llm: dict[str, Any]) -> None:
     """The adapter but for the tower: what `train.py --start` takes for a LLaVA that has that tower.
 
-    `llm`: the config of its LLM, which may have neurons more than the one that the adapter was trained on.
+    `llm`: the config of that LLaVA's LLM, which may have other neurons added than the adapter's had.
     """
-    tensors = dict(tensors_in([folder / WEIGHTS]))
-    kept = {
-        name: wider_half(name, tensor, llm) for name, tensor in tensors.items() if "vision_tower." not in name
-    }
-    _write(kept, read_json(folder / CONFIG), out)
+    tensors, config = dict(tensors_in([folder / WEIGHTS])), read_json(folder / CONFIG)
+    own = int(config.pop(NEURONS, 0))
+    speaking = {name: tensor for name, tensor in tensors.items() if "vision_tower." not in name}
+    _write({name: fitted_half(name, half, own, llm) for name, half in speaking.items()}, config, out)
 
 
 def _write(tensors: dict[str, torch.Tensor], config: dict[str, Any], out: Path) -> None:

@@ -18,6 +18,7 @@ from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 
 from assistant.conversations import images_of
+from assistant.folders import read_json
 from assistant.llava_adapter import SOMEBODYS, WEIGHTS, read_trained, sight_of, write_small
 from assistant.settings import DATA, load_settings, run_command, save_settings
 from assistant.training.collating import Collator
@@ -89,7 +90,9 @@ def main(settings: Settings) -> None:
         if settings.filter:
             write_filtered(settings, Path(work))
         folder = Path(work) if settings.filter else settings.adapter
-        write_small(folder, settings.out, sight_of(settings.llava))
+        llm = read_json(settings.llava / "config.json")["text_config"]
+        neurons = int(llm.get("added_neurons", 0))
+        write_small(folder, settings.out, sight_of(settings.llava), neurons=neurons)
     made_by = {k: v for k, v in load_settings(settings.adapter).items() if k not in SOMEBODYS}
     save_settings(settings.out, {**made_by, "filter": settings.filter})
     print(f"{settings.out}: {(settings.out / WEIGHTS).stat().st_size / 10**6:.1f} MB", file=sys.stderr)

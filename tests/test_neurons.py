@@ -185,23 +185,28 @@ def test_what_is_of_linear_layers_is_refused_for_neurons(key):
         load_recipe("identity_warm", [f"{key}=0.1"])
 
 
-def test_eyes_of_the_narrower_llama_change_none_of_the_neurons():
+def test_eyes_of_a_narrower_or_wider_llama_fit_and_change_nothing_else():
     torch.manual_seed(0)
     shapes = {"gate_proj": (64, 32), "up_proj": (64, 32), "down_proj": (32, 64), "q_proj": (32, 32)}
     pairs = {
         f"model.layers.0.mlp.{name}": Pair(torch.randn(4, inner), torch.randn(outer, 4), 8)
         for name, (outer, inner) in shapes.items()
     }
-    wide = beside_neurons(Adapter(pairs), {"intermediate_size": 72, "added_neurons": 8}).pairs
+    wider = {"intermediate_size": 72, "added_neurons": 8}
+    wide = beside_neurons(Adapter(pairs), 0, wider).pairs
     for name, (outer, inner) in shapes.items():
         ours, theirs = wide[f"model.layers.0.mlp.{name}"], pairs[f"model.layers.0.mlp.{name}"]
         change = ours.b @ ours.a
         assert torch.equal(change[:outer, :inner], theirs.b @ theirs.a)
         assert not change[outer:].any() and not change[:, inner:].any()
         assert ours.shape == [72 if size == 64 else size for size in (outer, inner)]
-    assert (
-        beside_neurons(Adapter(pairs), {"intermediate_size": 72}).pairs == pairs
-    )  # another model's: refused later
+    back = beside_neurons(Adapter(wide), 8, {"intermediate_size": 64}).pairs
+    same = beside_neurons(Adapter(wide), 8, wider).pairs
+    for ours, theirs in ((back, pairs), (same, wide)):
+        assert all(torch.equal(ours[name].a, pair.a) for name, pair in theirs.items())
+        assert all(torch.equal(ours[name].b, pair.b) for name, pair in theirs.items())
+    other = beside_neurons(Adapter(pairs), 0, {"intermediate_size": 80, "added_neurons": 8}).pairs
+    assert other == pairs  # another model's: refused by its shapes
 
 
 def test_a_card_tells_how_to_use_it_without_plain_peft(adapter):
