@@ -173,6 +173,15 @@ def test_a_run_learns_neurons_goes_on_from_them_and_merges(base, tmp_path):
     assert largest(logits_of(load_tiny(tmp_path / "model"), PROBES), logits_of(chat, PROBES)) < 1e-3
 
 
+def test_a_stopped_run_goes_on_to_the_same_bytes(base, tmp_path):
+    whole = tiny_run(base, tmp_path / "whole", changes=NEURONS)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run(base, tmp_path / "broken", interrupt=True, changes=NEURONS)
+    resumed = tiny_run(base, tmp_path / "broken", resume=True, changes=NEURONS)
+    name = "adapter_model.safetensors"
+    assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_run_begun_with_another_kind_of_adapter_says_so(base, tmp_path):
     linear = tiny_run(base, tmp_path / "linear")
     with pytest.raises(ValueError, match="is of another LoRA than this recipe's"):

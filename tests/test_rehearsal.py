@@ -310,9 +310,14 @@ def test_a_page_that_cannot_fetch_its_model_says_so_in_one_line(page, place, tmp
         "huggingface", variant, choose_model("ada/assistant/ada.gguf"), tmp_path / "p", print
     )
     host = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hub")}
+    port = str(free_port())  # the bundle's own may be another test's at the same time
+    host |= {"GRADIO_SERVER_PORT": port}
     start = {
         "gradio": ["app.py"],
-        "streamlit": ["-m", "streamlit", "run", "app.py", "--server.headless=true"],
+        "streamlit": [
+            *("-m", "streamlit", "run", "app.py"),
+            *("--server.headless=true", f"--server.port={port}"),
+        ],
     }
     done = subprocess.run(
         [sys.executable, *start[page]], cwd=folder.folder, env=os.environ | host, capture_output=True,
