@@ -8,7 +8,7 @@ import torch
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
 from assistant.conversations import Message, images_of
-from assistant.loading import ChatModel, batches_by_length
+from assistant.loading import ChatModel
 
 GENERATED_TOKENS = 8192  # padded tokens of a batch, answers included: bounds the KV cache, not the quality
 LEG = 8  # tokens after which rows that have ended leave the batch
@@ -102,3 +102,14 @@ def _rest_of(output: Any, mask: torch.Tensor, rows: list[int]) -> dict[str, Any]
 def _until_stop(ids: list[int], stop_ids: list[int]) -> list[int]:
     end = next((i for i, token in enumerate(ids) if token in stop_ids), len(ids))
     return ids[:end]
+
+
+def batches_by_length(sizes: list[int], tokens: int, most: int | None = None) -> list[list[int]]:
+    """Indices, longest first, cut into batches of at most `most` rows and of `tokens` padded tokens."""
+    batches: list[list[int]] = []
+    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        rows = len(batches[-1]) if batches else 0
+        if not rows or rows == most or (rows + 1) * sizes[batches[-1][0]] > tokens:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

@@ -245,14 +245,3 @@ def encode_chat(
 def encode_text(tokenizer: Any, text: str) -> list[int]:
     """Token ids of plain text: nothing in it is read as a control token."""
     return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-
-
-def batches_by_length(sizes: list[int], tokens: int, most: int | None = None) -> list[list[int]]:
-    """Indices, longest first, cut into batches of at most `most` rows and of `tokens` padded tokens."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        rows = len(batches[-1]) if batches else 0
-        if not rows or rows == most or (rows + 1) * sizes[batches[-1][0]] > tokens:
-            batches.append([])
-        batches[-1].append(index)
-    return batches

@@ -14,9 +14,9 @@ import torch
 
 from assistant.conversations import Message
 from assistant.devices import keep_freed_memory, memory_of
+from assistant.generating import batches_by_length
 from assistant.loading import (
     ChatModel,
-    batches_by_length,
     core_of,
     encode_chat,
     encode_text,

@@ -1,6 +1,5 @@
 """Neurons that an adapter adds: through PEFT and a training run, merged, exported, and beside eyes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def by_hand(model: Any, adapter: Path, strength: float) -> list[torch.Tensor]:
     )
     chat = load_tiny(Path(model.config._name_or_path))
 
-    def hooked(index: int) -> Iterator[Any]:
+    def hook(index: int) -> None:
         gate, up, down = (
             tensors[f"base_model.model.model.layers.{index}.mlp.lora_{part}.default.weight"].detach()
             for part in ("gate", "up", "down")
@@ -67,10 +66,9 @@ def by_hand(model: Any, adapter: Path, strength: float) -> list[torch.Tensor]:
             inner = torch.nn.functional.silu(given[0] @ gate.T) * (given[0] @ up.T)
             return output + strength * inner @ down.T
 
-        yield chat.model.model.layers[index].mlp.register_forward_hook(add)
+        chat.model.model.layers[index].mlp.register_forward_hook(add)
 
-    for index in (2, 3):
-        list(hooked(index))
+    hook(2), hook(3)
     return logits_of(chat, PROBES)
 
 

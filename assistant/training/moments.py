@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from assistant.loading import batches_by_length, core_of
+from assistant.generating import batches_by_length
+from assistant.loading import core_of
 from assistant.training.collating import Collator
 from assistant.training.seeing import with_pictures
 from assistant.training.states import upper_states

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from assistant.loading import batches_by_length
+from assistant.generating import batches_by_length
 from assistant.training.examples import Example, padded
 from assistant.training.loss import PIECE
 from assistant.training.packing import packed

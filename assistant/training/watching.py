@@ -16,8 +16,8 @@ from transformers import TrainerCallback
 
 from assistant.conversations import Row, images_of
 from assistant.folders import copy_chat, read_json, stored_dtype, write_json
-from assistant.generating import generate_batch
-from assistant.loading import ChatModel, batches_by_length, core_of, quiet_loading
+from assistant.generating import batches_by_length, generate_batch
+from assistant.loading import ChatModel, core_of, quiet_loading
 from assistant.settings import write_text
 from assistant.training.collating import Collator
 from assistant.training.loss import head_over
