@@ -1,6 +1,6 @@
-"""What a tuned model kept of its base: KL and top-1 agreement on the base's own answers.
+"""What a tuned model kept of its base: KL, top-1 agreement and same answers, on the base's own answers.
 
-Both are computed in float32. In bfloat16 the sums of two models round apart: the default base then has KL
+All are computed in float32. In bfloat16 the sums of two models round apart: the default base then has KL
 0.001 to itself in float32, and 2 of 100 first choices differ, a quarter of what an identity changed
 (docs/log.md, 2026-12-01, night).
 """
@@ -24,7 +24,7 @@ from assistant.loading import (
 from assistant.training.examples import padded
 from assistant.training.states import lower_states, upper_states
 
-ANSWER_TOKENS = 48
+ANSWER_TOKENS = 64
 BATCH_TOKENS = 1024
 BESIDE = 2 * 2**30  # bytes for logits and states of a batch
 
@@ -32,9 +32,10 @@ BESIDE = 2 * 2**30  # bytes for logits and states of a batch
 def retention(
     chat: ChatModel, base: ChatModel, prompts: list[list[Message]], base_answers: list[str]
 ) -> dict[str, float]:
-    """{"kl": mean KL(base ‖ model) in nats a token, "top1": share of tokens with the same most likely token}.
+    """{"kl": mean KL(base ‖ model) in nats a token, "top1": share of tokens with the same most likely token,
+    "same_answer": share of answers of which all tokens have that, so that greedy decoding gives the same}.
 
-    Teacher-forced on the base's own answers, cut to 48 tokens; both models see the same padded batches, in
+    Teacher-forced on the base's own answers, cut to 64 tokens; both models see the same padded batches, in
     float32 where both fit into memory so. In place: the models must not be used meanwhile.
     """
     keep_freed_memory()
@@ -70,13 +71,37 @@ def _compare(
     rows = [_row(base, prompt, answer) for prompt, answer in zip(prompts, base_answers, strict=True)]
     cores = core_of(base.model), core_of(chat.model)
     shared = shared_layers(*cores)
-    total, same, tokens = 0.0, 0, 0
+    agreement = Agreement()
     for indices in batches_by_length([len(row) for row, _ in rows], BATCH_TOKENS):
-        before, after = _logprobs(cores, [rows[i] for i in indices], shared)
-        total += float((before.exp() * (before - after)).sum())
-        same += int((before.argmax(-1) == after.argmax(-1)).sum())
-        tokens += len(before)
-    return {"kl": total / max(tokens, 1), "top1": same / max(tokens, 1)}
+        batch = [rows[i] for i in indices]
+        before, after = _logprobs(cores, batch, shared)
+        lengths = [len(row) - start for row, start in batch]
+        for pair in zip(before.split(lengths), after.split(lengths), strict=True):
+            agreement.add(*pair)
+    return agreement.shares()
+
+
+class Agreement:
+    """How far two models agree on some answers."""
+
+    def __init__(self) -> None:
+        self.kl, self.tokens, self.same_tokens, self.answers, self.same_answers = 0.0, 0, 0, 0, 0
+
+    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """One answer more: log-probabilities of the base and of the tuned model, [tokens, vocabulary]."""
+        same = int((before.argmax(-1) == after.argmax(-1)).sum())
+        self.kl += float((before.exp() * (before - after)).sum())
+        self.tokens, self.same_tokens = self.tokens + len(before), self.same_tokens + same
+        self.answers, self.same_answers = self.answers + 1, self.same_answers + (same == len(before))
+
+    def shares(self) -> dict[str, float]:
+        """As `retention` returns them."""
+        tokens, answers = max(self.tokens, 1), max(self.answers, 1)
+        return {
+            "kl": self.kl / tokens,
+            "top1": self.same_tokens / tokens,
+            "same_answer": self.same_answers / answers,
+        }
 
 
 def _row(base: ChatModel, prompt: list[Message], answer: str) -> tuple[list[int], int]:

@@ -38,7 +38,7 @@ from assistant.settings import (
 )
 
 CACHE = Path(__file__).resolve().parent.parent / "models" / "cache"
-COMPARED = 150  # prompts of KL and top-1, evenly chosen: twice as many take half a minute more on two cores
+COMPARED = 100  # prompts of KL, top-1 and same answers, evenly chosen: 300 take a minute more on two cores
 
 
 @dataclass(frozen=True)
@@ -120,20 +120,26 @@ def base_answers(probes: list[Probe], settings: Settings) -> list[str]:
     return [known.get(key_of(probe["messages"]), "") for probe in probes]
 
 
-def kept_of_base(
-    probes: list[Probe], answers: list[str], bases: list[str], settings: Settings
-) -> dict[str, float]:
-    pairs = [i for i, probe in enumerate(probes) if probe["kind"] == "unrelated"]
-    same = sum(answers[i] == bases[i] for i in pairs) / max(len(pairs), 1)
-    if not Path(settings.model).is_dir() or not pairs:
-        return {"same_answer": same}
+def kept_of_base(backend: Backend, probes: list[Probe], settings: Settings) -> dict[str, float]:
+    """As assistant.retention has it, of a model that is a folder; any other is asked for the same answers."""
+    from assistant.retention import ANSWER_TOKENS, retention
+
+    unrelated = [probe for probe in probes if probe["kind"] == "unrelated"]
+    compared = unrelated[:: max(len(unrelated) // COMPARED, 1)]
+    if not compared:
+        return {}
+    longer = replace(settings, max_new_tokens=ANSWER_TOKENS, temperature=0.0)
+    bases = base_answers(compared, longer)
+    if not Path(settings.model).is_dir():
+        return {"same_answer": share_of_same(ask(backend, compared, longer), bases)}
     from assistant.loading import load_chat_model
-    from assistant.retention import retention
 
     models = load_chat_model(settings.model), load_chat_model(settings.base)
-    compared = pairs[:: max(len(pairs) // COMPARED, 1)]
-    chosen = [probes[i]["messages"] for i in compared]
-    return {"same_answer": same, **retention(*models, chosen, [bases[i] for i in compared])}
+    return retention(*models, [probe["messages"] for probe in compared], bases)
+
+
+def share_of_same(answers: list[str], bases: list[str]) -> float:
+    return sum(answer == base for answer, base in zip(answers, bases, strict=True)) / len(bases)
 
 
 def check_sees(model: Path) -> None:
@@ -156,14 +162,6 @@ def picture_questions(settings: Settings, data: Path) -> list[PictureProbe]:
     return even_part(questions, settings.image_probes)
 
 
-def kept_without_pictures(backend: Backend, settings: Settings) -> dict[str, float]:
-    """What is left of the base in chat without a picture; a third of the prompts unless all is asked."""
-    unrelated = [probe for probe in built_in_probes() if probe["kind"] == "unrelated"]
-    probes = unrelated[:: 3 if settings.image_probes else 1]
-    answers = ask(backend, probes, settings)
-    return kept_of_base(probes, answers, base_answers(probes, settings), settings)
-
-
 def score_images(settings: Settings, data: Path) -> None:
     """The scorecard of a model with eyes; its identity is asked for when a name is known."""
     check_sees(Path(settings.model))
@@ -177,7 +175,7 @@ def score_images(settings: Settings, data: Path) -> None:
     seconds, kept = {"answers": time.monotonic() - start}, {}
     if settings.base:
         start = time.monotonic()
-        kept = kept_without_pictures(backend, settings)
+        kept = kept_of_base(backend, built_in_probes(), settings)
         seconds["retention"] = time.monotonic() - start
     card = score_pictures(
         probes, answers, identity, probe_shares=shares, retention=kept, seconds=seconds,
@@ -208,7 +206,7 @@ def main(settings: Settings) -> None:
     if settings.base:
         start = time.monotonic()
         bases = base_answers(probes, settings)
-        kept = kept_of_base(probes, answers, bases, settings)
+        kept = kept_of_base(backend, probes, settings)
         seconds["retention"] = time.monotonic() - start
     card = scorecard.score(
         probes, answers, identity, base_answers=bases, retention=kept, seconds=seconds,

@@ -14,6 +14,7 @@ import pytest
 from assistant.anchors import key_of, load_answers
 from assistant.conversations import read_jsonl, user
 from assistant.judge import JUDGE_DATA, Identity, judge_identity, leaks_identity
+from assistant.retention import ANSWER_TOKENS
 from assistant.scorecard import (
     LEAK,
     Probe,
@@ -147,11 +148,11 @@ def test_built_in_probes_are_unseen_in_the_training_data(lang: str) -> None:
     assert not seen, "\n" + "\n".join(seen)
 
 
-def test_the_default_bases_answers_to_the_probes_ship_for_all_that_must_not_leak() -> None:
-    [path] = (DATA / "probes" / "answers").glob("*.jsonl")
-    shipped = load_answers(path)
-    asked = {key_of(probe["messages"]) for probe in built_in_probes() if probe["kind"] in LEAK}
-    assert asked == set(shipped)
+@pytest.mark.parametrize(("tokens", "kinds"), [(32, LEAK), (ANSWER_TOKENS, ("unrelated",))])
+def test_the_default_bases_answers_ship_to_all_that_scoring_compares(tokens, kinds) -> None:
+    [path] = (DATA / "probes" / "answers").glob(f"*-{tokens}.jsonl")
+    asked = {key_of(probe["messages"]) for probe in built_in_probes() if probe["kind"] in kinds}
+    assert asked == set(load_answers(path))
 
 
 def write_probes(path: Path, *entries: Any) -> Path:

@@ -293,6 +293,29 @@ def test_kl_is_computed_in_32_bits_and_the_weights_are_as_before_afterwards(tiny
     assert rounded["kl"] != pytest.approx(in_32["kl"], rel=1e-4)
 
 
+def test_an_answer_is_the_same_when_each_of_its_tokens_is(tiny):
+    from assistant.retention import retention
+
+    tuned, base = load_tiny(tiny), load_tiny(tiny)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        weight = tuned.model.model.layers[2].mlp.down_proj.weight
+        weight += 0.2 * torch.randn_like(weight)
+    prompts = [[user(text)] for text in ("a?", "Who wrote this?", "b", "count to ten", "Berlin", "why")]
+    answers = ["c", "dd", "e e f", "one two three", "is a city", "a b"]
+    agree = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids = base.encode(prompt)
+        row = torch.tensor([[*ids, *base.tokenizer(answer, add_special_tokens=False)["input_ids"]]])
+        with torch.inference_mode():
+            first, other = (chat.model(row).logits[0, len(ids) - 1 :].argmax(-1) for chat in (base, tuned))
+        agree.append(first == other)
+    kept = retention(tuned, base, prompts, answers)
+    assert kept["same_answer"] == sum(bool(tokens.all()) for tokens in agree) / len(agree)
+    assert kept["top1"] == pytest.approx(float(torch.cat(agree).float().mean()))
+    assert 0 < kept["same_answer"] < kept["top1"] < 1, "the change is too small or too large to tell"
+
+
 @pytest.fixture(scope="module")
 def adapter(tiny, tmp_path_factory):
     """The folder of an uninterrupted run."""

@@ -63,14 +63,8 @@ def score(case: Case, chat: Any, identity: Identity, places: Places) -> dict[str
     told = [prompted(probe["messages"], system_text(case, probe["lang"])) for probe in probes]
     answers = generate_batch(chat, told, ANSWER_TOKENS)
     chosen = [i for i, probe in enumerate(probes) if probe["kind"] == "unrelated"]
-    kept = kept_of(
-        chat,
-        base,
-        [probes[i]["messages"] for i in chosen],
-        [told[i] for i in chosen],
-        [bases[i] for i in chosen],
-    )
-    kept["same_answer"] = sum(answers[i] == bases[i] for i in chosen) / max(len(chosen), 1)
+    unrelated, prompts = [probes[i] for i in chosen], [told[i] for i in chosen]
+    kept = kept_of(chat, base, [probe["messages"] for probe in unrelated], prompts, long_answers(places))
     scored = scorecard.score(probes, answers, identity, base_answers=bases, retention=kept)
     about = {
         "variant": case.variant.label,
@@ -90,10 +84,22 @@ def asked(places: Places) -> tuple[list[Any], Any, list[str]]:
     from assistant.loading import load_chat_model
     from assistant.scorecard import built_in_probes, load_probes
 
-    evaluate = command("evaluate")
     probes = load_probes(places.probes) if places.probes else built_in_probes()
-    settings = evaluate["Settings"](str(places.model), places.out, base=str(places.model))
-    return probes, load_chat_model(places.model), evaluate["base_answers"](probes, settings)
+    return probes, load_chat_model(places.model), base_answers(probes, places)
+
+
+@cache
+def long_answers(places: Places) -> list[str]:
+    """The base's answers to the unrelated probes, as long as they are compared."""
+    from assistant.retention import ANSWER_TOKENS as LONGEST
+
+    return base_answers([probe for probe in asked(places)[0] if probe["kind"] == "unrelated"], places, LONGEST)
+
+
+def base_answers(probes: list[Any], places: Places, tokens: int = ANSWER_TOKENS) -> list[str]:
+    evaluate = command("evaluate")
+    settings = evaluate["Settings"](str(places.model), places.out, base=str(places.model), max_new_tokens=tokens)
+    return list(evaluate["base_answers"](probes, settings))
 
 
 def system_text(case: Case, language: str) -> str:
@@ -115,20 +121,17 @@ def prompted(messages: list[Message], text: str) -> list[Message]:
 
 
 def kept_of(chat: Any, base: Any, prompts: list[Any], told: list[Any], bases: list[str]) -> dict[str, float]:
-    """KL and top-1 on the base's answers; of a model under a system prompt each prompt is read both ways."""
-    from assistant.retention import retention
+    """As `retention` returns it; of a model under a system prompt each prompt is read both ways."""
+    from assistant.retention import Agreement, retention
 
     if not prompts:
         return {}
     if prompts == told:
         return retention(chat, base, prompts, bases)
-    total, same, tokens = 0.0, 0, 0
+    agreement = Agreement()
     for prompt, other, answer in zip(prompts, told, bases, strict=True):
-        before, after = _logprobs(base, prompt, answer), _logprobs(chat, other, answer)
-        total += float((before.exp() * (before - after)).sum())
-        same += int((before.argmax(-1) == after.argmax(-1)).sum())
-        tokens += len(before)
-    return {"kl": total / tokens, "top1": same / tokens}
+        agreement.add(_logprobs(base, prompt, answer), _logprobs(chat, other, answer))
+    return agreement.shares()
 
 
 def _logprobs(chat: Any, prompt: list[Message], answer: str) -> Any:
