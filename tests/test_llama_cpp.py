@@ -374,3 +374,16 @@ def test_threads_spin_for_a_moment_and_sleep_unless_the_environment_says_else(gi
     )  # fmt: skip
     assert said in done.stderr
     assert done.stdout.strip() == str(given.get("GOMP_SPINCOUNT"))
+
+
+def test_a_file_is_asked_whether_answers_stay_the_same(taught, folder, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "scripts"))
+    import evaluate
+
+    monkeypatch.setattr(evaluate, "CACHE", tmp_path / "cache")
+    export_gguf(taught, tmp_path / "x.gguf", "q8_0")
+    backend = open_backend(str(tmp_path / "x.gguf"))
+    for base, same in ((taught, 1.0), (folder, 0.0)):
+        settings = evaluate.Settings(str(tmp_path / "x.gguf"), tmp_path, base=str(base))
+        learnt = {"kind": "unrelated", "lang": "en", "messages": LEARNT[:-1]}
+        assert evaluate.kept_of_base(backend, [learnt], settings) == {"same_answer": same}

@@ -93,12 +93,16 @@ def long_answers(places: Places) -> list[str]:
     """The base's answers to the unrelated probes, as long as they are compared."""
     from assistant.retention import ANSWER_TOKENS as LONGEST
 
-    return base_answers([probe for probe in asked(places)[0] if probe["kind"] == "unrelated"], places, LONGEST)
+    return base_answers(
+        [probe for probe in asked(places)[0] if probe["kind"] == "unrelated"], places, LONGEST
+    )
 
 
 def base_answers(probes: list[Any], places: Places, tokens: int = ANSWER_TOKENS) -> list[str]:
     evaluate = command("evaluate")
-    settings = evaluate["Settings"](str(places.model), places.out, base=str(places.model), max_new_tokens=tokens)
+    settings = evaluate["Settings"](
+        str(places.model), places.out, base=str(places.model), max_new_tokens=tokens
+    )
     return list(evaluate["base_answers"](probes, settings))
 
 
