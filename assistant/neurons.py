@@ -1,9 +1,10 @@
 """Neurons that an adapter adds to a Llama's MLPs: a layer of PEFT's LoRA, and the wider Llama it merges into.
 
-LoRA is linear: what it adds where a name is asked for it adds, a little less, everywhere. A neuron
-silu(g·x) · (u·x) · d adds nothing where its gate is closed, so nearly all that is not asked of the assistant
-stays as it was (docs/log.md, 2026-12-01, night). Merged, the neurons are rows of gate_proj and up_proj and
-columns of down_proj: a Llama with a larger intermediate_size, which every engine reads. Knows no training.
+LoRA is linear: what it adds where a name is asked for it adds, a little less, everywhere. A neuron adds
+silu(g·x) · (u·x) · d, about half a product of two readings: it falls with the square of what a text has of a
+question for the assistant, so what is not asked of it stays nearer to what it was (docs/log.md, 2026-12-01).
+Merged, the neurons are rows of gate_proj and up_proj and columns of down_proj: a Llama with a larger
+intermediate_size, which every engine reads. Knows no training.
 """
 
 import math
