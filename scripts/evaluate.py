@@ -131,15 +131,13 @@ def kept_of_base(backend: Backend, probes: list[Probe], settings: Settings) -> d
     longer = replace(settings, max_new_tokens=ANSWER_TOKENS, temperature=0.0)
     bases = base_answers(compared, longer)
     if not Path(settings.model).is_dir():
-        return {"same_answer": share_of_same(ask(backend, compared, longer), bases)}
+        # an empty answer of the base is kept as "…"
+        pairs = zip(ask(backend, compared, longer), bases, strict=True)
+        return {"same_answer": sum((text or "…") == base for text, base in pairs) / len(bases)}
     from assistant.loading import load_chat_model
 
     models = load_chat_model(settings.model), load_chat_model(settings.base)
     return retention(*models, [probe["messages"] for probe in compared], bases)
-
-
-def share_of_same(answers: list[str], bases: list[str]) -> float:
-    return sum(answer == base for answer, base in zip(answers, bases, strict=True)) / len(bases)
 
 
 def check_sees(model: Path) -> None:
